@@ -24,16 +24,18 @@ def check_model(
         str,
         typer.Argument(metavar="NETWORK", help="module:Class, or an architecture of segmentation-models-pytorch."),
     ],
-    size: Annotated[str, typer.Option("--size", metavar="ROWSxCOLUMNS", help="Of the images, or one side.")] = "64",
-    channels: Annotated[int, typer.Option("--channels", help="Of the images.")] = 1,
+    size: Annotated[
+        str, typer.Option("--size", metavar="ROWSxCOLUMNS", help="Size of the images: one side, or rows x columns.")
+    ] = "64",
+    channels: Annotated[int, typer.Option("--channels", help="Channels of the images.")] = 1,
     classes: Annotated[int, typer.Option("--classes", help="Channels of the logits.")] = 1,
-    encoder: Annotated[str, typer.Option("--encoder", help="Of an architecture by its name.")] = "resnet18",
+    encoder: Annotated[str, typer.Option("--encoder", help="Encoder, for an architecture by name.")] = "resnet18",
     options: Annotated[
         list[str] | None,
         typer.Option("--option", metavar="KEY=VALUE", help="An argument of the class; repeatable."),
     ] = None,
-    minutes: Annotated[float, typer.Option("--minutes", help="For training on eight drawn images.")] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the weights and the drawn images.")] = 0,
+    minutes: Annotated[float, typer.Option("--minutes", help="Most minutes for training on eight drawn images.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the weights and the drawn images.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Check a network before it is trained: shapes, parameters, gradients, logits, and whether it can learn."""
@@ -80,14 +82,15 @@ def make_competition(
     test: Annotated[float, typer.Option("--test", help="The share of the images that is test.")] = 0.3,
     public: Annotated[float, typer.Option("--public", help="The share of the test images that is public.")] = 0.3,
     group: Annotated[
-        str | None, typer.Option("--group", help="What stays on one side: a column, or a pattern of the id.")
+        str | None, typer.Option("--group", help="Images that stay on one side: a column, or a pattern of the id.")
     ] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="For instance dice; default: the source's.")] = None,
     masks: Annotated[
         str | None, typer.Option("--masks", metavar="csv|png", help="Training masks as run lengths, or as images.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Of the split and the ids; default: drawn, and kept for the teacher.")
+        int | None,
+        typer.Option("--seed", help="Random seed of the split and the ids; default: drawn, and kept for the teacher."),
     ] = None,
     keep_apart: Annotated[
         bool, typer.Option("--keep-apart", help="Let near-duplicates stand in training and test.")
@@ -98,16 +101,18 @@ def make_competition(
     """Make a competition as Kaggle stores it of images and masks: files for students, and the teacher's solution."""
     from pipeline.teach.make_competition import Request, make_competition, with_settings
 
-    found = with_settings(_source(source, assignments or []), group)
+    raw_files = with_settings(_source(source, assignments or []), group)
     request = Request(folder, name, title, test, public, seed, metric, masks, not keep_apart, force)
-    for line in make_competition(found, request).lines():
+    for line in make_competition(raw_files, request).lines():
         typer.echo(line)
 
 
 def _source(text: str, assignments: list[str]) -> "Source":
     """The raw files that are meant, and how they are read."""
-    from pipeline.core.config.raw_layouts import load_competition
+    from pipeline.core.config.raw_layouts import FOLDER, load_competition
+    from pipeline.core.config.settings import find_yaml
     from pipeline.core.run import input_folder
+    from pipeline.core.written import if_sound
     from pipeline.new.wizard import competition_of
     from pipeline.notebook import ensure_sample, load_run
     from pipeline.teach.examples import Source
@@ -117,8 +122,11 @@ def _source(text: str, assignments: list[str]) -> "Source":
         place = folder.absolute()
         name = re.sub(r"[^a-z0-9._-]", "-", place.name.lower()).strip("-._") or "source"
         return Source(competition_of(name, place, assignments), place)
-    if "/" in text and not text.endswith((".yaml", ".yml")):
-        raise PipelineError(f"{text} is no folder; expected a folder of images and masks, or a competition.")
+    if if_sound(find_yaml, text, FOLDER, "competition") is None:
+        raise PipelineError(
+            f"--from {text}: there is neither a folder nor a competition of this name; expected a folder of images and "
+            "masks, the name of a competition or the path of its YAML, or sample."
+        )
     if assignments:
         raise PipelineError("--set goes with --from FOLDER; the YAML of a competition says how its files are read.")
     if text == "sample":

@@ -30,8 +30,28 @@ MANIFEST: dict[str, Any] = {"finished": "", "seconds": 0, "settings": {}, "code"
 """What every manifest holds."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Starts with the longest files, so that no process is done long before the other."""
+LONG = """
+bring bundle compare competitions damages device_augment devices end_to_end every_metric families freezing
+half_size in_time inference interruption keep liars light_imports loader local look metrics_of_ones_own models
+new new_formats new_test_set nnunet_export optimization outliers own_competition package predict
+published_metric push ray reliability sample separated_objects step_lock submission_size submit sweep tables
+targets train tune unet validate views weight_files weights
+"""
+"""The test files that `--fast` leaves out: they train, run every stage, or take more than a few seconds."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--fast`."""
+    parser.addoption("--fast", action="store_true", help="leave out the test files that train or take long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Starts with the longest files, so that no process is done long before the other; leaves them out for `--fast`."""
+    if config.getoption("--fast"):
+        names = {f"test_{name}.py" for name in LONG.split()}
+        left_out = [item for item in items if item.path.name in names]
+        items[:] = [item for item in items if item.path.name not in names]
+        config.hook.pytest_deselected(items=left_out)
     longest = ("test_end_to_end.py", "test_look.py")
     items.sort(key=lambda item: item.path.name not in longest)
 

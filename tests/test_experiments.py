@@ -1,5 +1,6 @@
 """Every file of benchmarks/experiments says experiments that can be run, and their tables say what was measured."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from pipeline.networks import models
 FILES = sorted((REPOSITORY / "benchmarks" / "experiments").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_variant_is_a_recipe(path: Path, full: bool) -> None:
-    experiment = variants.load(path, full)
+def test_every_variant_is_a_recipe(path: Path) -> None:
+    experiment, whole = variants.load(path), variants.load(path, full=True)
+    reduced = [name for name, settings in whole.variants.items() if "reduced" in settings]
+    unreduced = [next(iter(whole.variants)), *reduced] if whole.reduced else []
+    trials = [(experiment, name) for name in experiment.variants] + [(whole, name) for name in unreduced]
     names = []
-    for name in experiment.variants:
-        trial = experiment.trial(name, experiment.seeds[0])
+    for one, name in trials:
+        trial = one.trial(name, experiment.seeds[0])
         recipe = load_recipe(trial.recipe, assignments=trial.assignments)
         competition: Competition = load_competition(recipe.competition)
         recipe.loss.terms(competition.kind, recipe.model.presence, recipe.model.separates)
@@ -137,3 +140,11 @@ def test_a_table_of_finished_runs(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -
     texts = variants.tables(experiment, ["base"])
     assert texts[0].startswith("Tiny: dice, mean ± standard deviation over seeds; ")
     assert "| base | 1 | " in texts[0] and "base & 1 & " in texts[1]
+    fewer = replace(experiment, images=3)
+    assert len((tiny.root / variants.exclude(fewer)).read_text().split()) == 1 + 8 - 3
+    run.folds_file.unlink()
+    launched: list[str] = []
+    monkeypatch.setattr(variants, "launch", lambda trial, last: launched.append(last) or 2)
+    with pytest.raises(PipelineError, match=f"{run.folds_file.name} could not be made: see .*base--3-0.log"):
+        variants.exclude(fewer)
+    assert launched == ["split"]

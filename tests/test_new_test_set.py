@@ -263,7 +263,7 @@ def test_a_test_image_with_the_id_of_a_training_image_or_of_another_type(tiny: T
     tiny.run("decode")  # another image with the same name is another image
     replace_test_images(tiny, ["x1"], [(40, 60)])
     (tiny.input / "test" / "x1.tif").write_bytes(encoded(27 * np.arange(2400, dtype=np.uint16).reshape(40, 60)))
-    assert "image is uint16, the first image of the competition is uint8" in tiny.refused("decode")
+    assert "image is uint16, and the first image of the competition is uint8" in tiny.refused("decode")
     (tiny.root / "work" / "tiny" / "images.parquet").unlink()  # nothing but the weights says what they know
     driver.run_stage(opened(tiny), "decode", subset="test")
     with pytest.raises(PipelineError, match=r"was trained on uint8 images, but those to predict are uint16"):

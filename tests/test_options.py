@@ -54,6 +54,19 @@ OPTIONS = {
     | {"--push", "-m", "--message", "--yes"},
     "infer": {"--to", "--time", "--started"},
     "infer-part": set(),
+    "check-model": {"--size", "--channels", "--classes", "--encoder", "--option", "--minutes", "--seed", "--json"},
+    "make-competition": {
+        "--from",
+        "--name",
+        "--title",
+        "--test",
+        "--public",
+        "--group",
+        "--metric",
+        "--masks",
+        "--seed",
+    }
+    | {"--keep-apart", "--force", "--set"},
     "doctor": set(),
 }
 

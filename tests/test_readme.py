@@ -121,7 +121,7 @@ def test_the_tree_of_the_readme_is_complete() -> None:
     listed = subprocess.check_output(["git", "ls-files"], cwd=REPOSITORY, text=True).splitlines()
     tracked = [Path(name) for name in listed if not name.startswith(".") and (REPOSITORY / name).exists()]
     expected = {path.parts[0] + ("/" if len(path.parts) > 1 else "") for path in tracked} | {"work/"}
-    expected -= {"README.md", "LICENSE", "CHANGELOG.md"}
+    expected -= {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff"}
     package = [path for path in tracked if path.parts[0] == "pipeline" and path != Path("pipeline/__init__.py")]
     expected |= {str(path) if path.parent.name == "pipeline" else f"{path.parent}/" for path in package}
     assert len(tree()) == len(set(tree()))

@@ -129,12 +129,12 @@ def test_what_cannot_be_separated_is_said_in_one_sentence(split: tuple[Tiny, Run
             driver.run_stage(opened, "decode")
         return str(caught.value)
 
-    assert "metric of tiny, dice, tells no instances apart" in refused({"metric": "dice"})
+    assert "metric of tiny, dice, does not distinguish instances" in refused({"metric": "dice"})
     regions = {"columns": {"id": "id", "rle": "mask"}, "title": "one row per image", "submission": {}}
     whole = {name: rle.encode((TRUTHS[name] > 0).astype(np.uint8)) for name in TRAIN_IDS}
     pd.DataFrame({"id": whole.keys(), "mask": whole.values()}).to_csv(tiny.input / "whole.csv", index=False)
     train = {"images": "train/{id}.tif", "masks": "whole.csv"}
-    assert "tell no instances apart; expected a row" in refused(regions | {"train": train})
+    assert "do not distinguish instances. Expected a row" in refused(regions | {"train": train})
     assert "model.background_output is true" in refused({}, model={"background_output": True})
     assert "train.pseudo labels masks" in refused({}, train={"pseudo": {"recipe": "other"}})
     assert "set model.instances=border or model.instances=distance" in str(
@@ -153,8 +153,7 @@ def test_the_loss_of_separators() -> None:
     alone = WeightedLoss(LossSettings())(Output(logits[:, :2]), masks[:, :2])
     for instances in ("border", "distance"):
         once, twice, never = (
-            # type: ignore[arg-type]
-            WeightedLoss(LossSettings(separator=weight), instances=instances)(Output(logits), masks)
+            WeightedLoss(LossSettings(separator=weight), instances=instances)(Output(logits), masks)  # type: ignore[arg-type]
             for weight in (1.0, 2.0, 0.0)
         )
         torch.testing.assert_close(never, alone)

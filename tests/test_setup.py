@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import LONG
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -286,3 +287,8 @@ def test_run_all_explains_itself(checkout: Path) -> None:
     assert "./run_all.sh [RECIPE] [options]" in result.stdout
     assert "PIPELINE_ROOT" in result.stdout
     assert not (checkout / ".venv").exists()
+
+
+def test_the_files_that_fast_leaves_out_exist() -> None:
+    names = [path.stem.removeprefix("test_") for path in (REPOSITORY / "tests").rglob("test_*.py")]
+    assert set(LONG.split()) <= set(names)

@@ -325,14 +325,8 @@ def _annotations(root: Path) -> list[Group]:
         (root / "input" / "tiny" / "coco.json").write_bytes(data)
         call(root, "decode", recipe)
 
-    keys = [
-        "images",
-        "annotations",
-        "categories",
-        "annotations.0",
-        "images.0",
-        *(f"annotations.{key}" for key in polygon),
-    ]
+    keys = ["images", "annotations", "categories", "annotations.0", "images.0"]
+    keys += [f"annotations.{key}" for key in polygon]
     odd = st.builds(_odd_coco, st.just(coco), st.sampled_from(keys), values())
     return [Group("COCO", st.one_of(damaged(json.dumps(coco).encode()), odd), read, batch=20)]
 

@@ -143,7 +143,8 @@ def prepare(place: Place, train: int = 24, test: int = 12) -> None:
     if not (place.base / "submissions" / "r.csv").exists():
         shutil.rmtree(place.base, ignore_errors=True)
         place.base.mkdir(parents=True)
-        for words in (["sample", "--train", str(train), "--test", str(test)], place.run):
+        drawn: list[str | Path] = ["sample", "--train", str(train), "--test", str(test)]
+        for words in (drawn, place.run):
             ended = command(words, place.base)
             if ended.code:
                 raise RuntimeError(f"the undisturbed run failed:\n{ended.text}")

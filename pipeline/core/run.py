@@ -18,8 +18,8 @@ from pipeline.core.version import program
 
 
 def input_folder(competition: Competition) -> Path:
-    """Returns the folder of a competition's raw files: the folder in work/ with its unpacked archives, else its folder
-    in input/, else a folder named as on Kaggle, which is how Kaggle mounts it under /kaggle/input."""
+    """Returns the folder of raw files: that of unpacked archives in work/, else that in input/, else Kaggle's
+    folder."""
     in_input, on_kaggle = input_root() / competition.folder, competition.kaggle
     mounted = [input_root() / on_kaggle, input_root() / "competitions" / on_kaggle] if on_kaggle else []
     folders = (unpacked_folder(competition.name), in_input, *mounted)
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def predicts_folders(self) -> bool:
-        """Whether the run can predict any folder of images: its images are single files, and its predictions are not
+        """Whether the run can predict any folder of images: images are single files, and predictions are not
         external."""
         return self.competition.images_are_files and self.recipe.arrays is None
 
@@ -106,7 +106,7 @@ class Run:
 
     @property
     def pairs_apart(self) -> Path:
-        """The table of the most similar pairs of images that do not count as near-duplicates, with the columns of
+        """The table of the most similar pairs that do not count as near-duplicates, with the columns of
         outliers.csv."""
         return self.outlier_pictures / "apart.csv"
 
@@ -157,20 +157,18 @@ class Run:
 
     @property
     def separators(self) -> Path | None:
-        """The array of separators between touching objects in the training images; None if the network does not learn
-        them."""
+        """The array of separators in the training images; None if the network does not learn them."""
         instances = self.recipe.model.instances
         return None if instances == "none" else self.pixels / f"train_{instances}.npy"
 
     @property
     def planes(self) -> int:
-        """Number of planes of a prediction: one per class, and one more per class if the network predicts
-        separators."""
+        """Number of planes of a prediction: one per class, and one more per class with separators."""
         return self.recipe.model.planes(len(self.competition.classes))
 
     def fold_folder(self, number: int | None, seed: int | None = None) -> Path:
-        """Returns the folder with the weights and history of one fold (None: of the final model), by default for the
-        first seed."""
+        """Returns the folder of weights and history of a fold (None: the final model), by default for the first
+        seed."""
         suffix = "" if seed in (None, self.recipe.train.seeds[0]) else f"_seed_{seed}"
         return self.folder / (("final" if number is None else f"fold_{number}") + suffix)
 
@@ -184,8 +182,7 @@ class Run:
         return (folder / f"{train.keep}.safetensors",)
 
     def members(self, fold: int | None) -> list[Member]:
-        """Returns the members of a fold (None: the final models), whose predictions are averaged; an empty list if the
-        run does not train."""
+        """Returns the members of a fold (None: the final models); an empty list if the run does not train."""
         return [Member(fold, seed) for seed in self.recipe.train.seeds] if self.recipe.trains else []
 
     def predictions(
@@ -207,8 +204,7 @@ class Run:
         return [self.predictions("oof", fold, seed, plain) for seed in seeds]
 
     def test_folds(self) -> list[int | None]:
-        """Returns the folds whose test predictions are averaged: all trained folds, or [None] for the final model.
-        External predictions are treated like those of a final model."""
+        """Returns the folds whose test predictions are averaged; [None] for a final model or external predictions."""
         return [None] if self.recipe.train.final or self.recipe.arrays else list(self.trained_folds())
 
     @property
@@ -287,8 +283,7 @@ class Run:
         return self.folder / "predictions" / "brought.json"
 
     def trained_folds(self) -> list[int]:
-        """Returns the folds for which this run has out-of-fold predictions: those that it trains, or those of its
-        external predictions.
+        """Returns the folds with out-of-fold predictions: the trained folds, or those of external predictions.
 
         Raises:
             PipelineError: `train.folds` is empty or contains other folds.

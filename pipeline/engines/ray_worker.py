@@ -51,7 +51,7 @@ class Reporter:
     def __init__(self, send: Callable[[Any], Any], threads: int) -> None:
         self.send, self.threads = send, threads
         self.shares: dict[str, float] = {}
-        self.told = 0.0
+        self.last_report = 0.0
 
     def write(self, text: str) -> int:
         """Sends text to be shown."""
@@ -64,7 +64,7 @@ class Reporter:
     def advance(self, title: str, share: float) -> None:
         """Accumulates the share of a unit that was done, and sends it from time to time."""
         self.shares[title] = self.shares.get(title, 0.0) + share
-        if time.monotonic() - self.told > ASIDE:
+        if time.monotonic() - self.last_report > ASIDE:
             self.tell()
 
     def tell(self) -> None:
@@ -72,7 +72,7 @@ class Reporter:
         for title, share in self.shares.items():
             self.send((title, share))
         self.shares.clear()
-        self.told = time.monotonic()
+        self.last_report = time.monotonic()
 
 
 def do(

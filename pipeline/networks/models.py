@@ -274,7 +274,7 @@ def _smp_network(settings: ModelSettings, channels: int, classes: int, outputs: 
         return any_size(partial(architecture, settings.encoder, encoder_weights=None, **given), settings.encoder)
     except Exception as error:  # smp and timm raise many types
         pass_on(error)
-        if "Wrong encoder name" in str(error):  # the message goes on with all names
+        if "Wrong encoder name" in str(error):  # the message continues with all names
             meant = did_you_mean(settings.encoder, smp.encoders.get_encoder_names(), 3)
             raise PipelineError(
                 f"model.encoder: segmentation-models-pytorch has no `{settings.encoder}`{meant}"

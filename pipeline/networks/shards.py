@@ -41,7 +41,7 @@ class Part:
     start: int
     stop: int
     paths: tuple[Path, ...]
-    """The files of probabilities; a .csv of image ids lies beside each."""
+    """The files of probabilities, each with a .csv of image ids next to it."""
     fingerprint: str
     whole: bool
 

@@ -1,4 +1,4 @@
-"""Tries settings of a recipe on the same folds, and says which are best and by how much that choice flatters itself.
+"""Compares settings of a recipe on the same folds, finds the best, and estimates how optimistic the best score is.
 
     python -m pipeline sweep RECIPE --over key=a,b,c [--over key=low..high[:log] --trials N]
 
@@ -7,7 +7,7 @@ writes  work/<competition>/<sweep>/: sweep.db (Optuna's), sweep.csv, sweep.html,
         it of every trial
         work/<competition>/<sweep>-<n>/: the run of each trial, decode to tune
 
-A killed sweep goes on by the same command, and the same command on another machine with the same folder joins it.
+The same command resumes a killed sweep, and on another machine with the same folder it joins the sweep.
 """
 
 import importlib.util
@@ -48,36 +48,36 @@ UNIMPORTANT = (
     "train.folds",
     "train.final",
 )
-"""Settings of a recipe on which no score depends; those below them neither."""
+"""Settings of a recipe that no score depends on, with the settings below them."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for."""
+    """The arguments of the command line."""
 
     recipe: str
     over: tuple[str, ...]
     trials: int | None = None
-    """How many; None: every combination of the values."""
+    """The number of trials; None: every combination of the values."""
     quick: bool = False
     name: str | None = None
     assignments: tuple[str, ...] = ()
     prune: bool = True
 
     def open(self, changes: tuple[str, ...] = ()) -> Run:
-        """Returns a run of the recipe with further changes."""
+        """Returns a run of the recipe with additional changes."""
         return open_run(self.recipe, self.quick, None, [*self.assignments, *changes])
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a sweep found, and where that lies."""
+    """The result of a sweep, and its folder."""
 
     found: "Found"
     space: Space
     folder: Path
     commands: tuple[str, ...]
-    """What to do next: go on with the winner; after a sweep in miniature, also the whole recipe. Empty without one."""
+    """The next commands: continue the winner; after a quick sweep, also the full recipe. Empty without a winner."""
 
     def table(self) -> Any:
         """Returns the trials as a table for the screen."""
@@ -86,7 +86,7 @@ class Result:
         return results.render(self.found, self.space)
 
     def lines(self) -> Iterator[str]:
-        """Yields what stands under the table."""
+        """Yields the lines under the table."""
         from pipeline.sweep import results
 
         yield results.NOTE
@@ -99,27 +99,27 @@ class Result:
             yield f"  {title:<15} {command}"
 
     def failed(self) -> str:
-        """Returns what failed, in a sentence; "" where nothing did."""
+        """Returns a sentence about the failed trials; "" if none failed."""
         count, trials = sum(row.state == "failed" for row in self.found.rows), len(self.found.rows)
         return (
-            f"{count} of {trials} trials failed, for the reasons in the table; once these are mended, the same command "
-            "tries them again."
+            f"{count} of {trials} trials failed, for the reasons in the table; after they are fixed, the same command "
+            "runs these trials again."
             if count
             else ""
         )
 
 
 def sweep(request: Request, engine: Engine, check: Callable[[Run], None]) -> Result:
-    """Runs the trials that are missing, and returns what was found.
+    """Runs the missing trials, and returns the result.
 
     Args:
         request: what to vary, and how.
-        engine: where the trials run.
-        check: finds what would stop a run's training before anything is trained, or raises PipelineError.
+        engine: runs the trials.
+        check: raises PipelineError, before anything is trained, if a run's training could not succeed.
 
     Raises:
-        PipelineError: Optuna is not installed, a value does not validate, the sweep was begun with other settings, a
-            shared step failed, or trials did: then all is written all the same.
+        PipelineError: Optuna is not installed, a value is invalid, the sweep was started with other settings, or a
+            shared step failed.
     """
     require_optuna()
     from pipeline.sweep import study
@@ -127,44 +127,44 @@ def sweep(request: Request, engine: Engine, check: Callable[[Run], None]) -> Res
     base = request.open()
     if not base.recipe.trains:
         raise PipelineError(
-            f"{base.name} trains nothing (it has `ensemble` or `arrays`), and a sweep trains its trials."
+            f"{base.name} does not train (it has `ensemble` or `arrays`), but a sweep trains its trials."
         )
     name = check_name(request.name or f"{base.name}-sweep")
     space = parse(list(request.over), of_recipe(base))
     tried = _checked(request, space, check)
     folder = base.competition_folder / name
     if (folder / "recipe.yaml").exists():
-        raise PipelineError(f"{shown(folder)} is the folder of a run: give the sweep another --name.")
+        raise PipelineError(f"{shown(folder)} is the folder of a run: use another --name for the sweep.")
     database = folder / "sweep.db"
     with study.explained(database):
         return _swept(request, engine, base, tried, space, database)
 
 
 def _swept(request: Request, engine: Engine, base: Run, tried: list[Run], space: Space, database: Path) -> Result:
-    """Runs the trials that are missing, and writes what was found; raises as `sweep` does."""
+    """Runs the missing trials and writes the results; raises the errors of `sweep`."""
     from pipeline.sweep import study
 
     metric, name, folds = final_metric(base.competition), database.parent.name, tuple(base.trained_folds())
     direction = study.StudyDirection.MAXIMIZE if metric.sign > 0 else study.StudyDirection.MINIMIZE
-    begun = study.begin(database, name, _definition(base, space, request), direction)
+    started = study.begin(database, name, _definition(base, space, request), direction)
     prepared: set[Path] = set()
     for run in [base, *tried]:
         _decode(run, prepared)
     for stage in SHARED:
         run_stage(base, stage, mention=False)
-    study.pin(begun, shown(base.folds_file), freshness.hash_file(base.folds_file))
-    trials = study.Trials(begun, database, space, request.trials)
+    study.pin(started, shown(base.folds_file), freshness.hash_file(base.folds_file))
+    trials = study.Trials(started, database, space, request.trials)
     job = _Sweep(request, name, space, folds, database, trials, prepared)
-    _say_begin(job)
+    _print_start(job)
     _train(job, engine, base)
     return _write(job, base)
 
 
 def require_optuna() -> None:
-    """Checks that Optuna is there.
+    """Checks that Optuna is installed.
 
     Raises:
-        PipelineError: it is not.
+        PipelineError: it is not installed.
     """
     if importlib.util.find_spec("optuna") is None:
         raise PipelineError("sweep needs Optuna, which is not installed: pip install optuna.")
@@ -182,14 +182,14 @@ class _Sweep:
 
     @property
     def origin(self) -> "Origin":
-        """What is swept."""
+        """The recipe of the sweep."""
         from pipeline.sweep.results import Origin
 
         return Origin(self.request.recipe, self.request.quick, self.request.assignments)
 
     @property
     def wanted(self) -> int:
-        """How many trials there are to be."""
+        """The number of trials of the whole sweep."""
         every, asked = combinations(self.space), self.request.trials
         return min([*([len(every)] if every is not None else []), *([asked] if asked else [])])
 
@@ -198,17 +198,17 @@ class _Sweep:
 
 
 def _checked(request: Request, space: Space, check: Callable[[Run], None]) -> list[Run]:
-    """Opens and checks the runs of a grid, or of a sampled sweep those with each value alone.
+    """Opens and checks the runs of a grid, or, if the sweep is sampled, runs with one changed value each.
 
     Raises:
-        PipelineError: what is wrong with them, a sentence each.
+        PipelineError: some are invalid; the message has one sentence per problem.
     """
     every = combinations(space)
     if every is None and request.trials is None:
-        raise PipelineError("--over with a range has no last combination: say how many to try with --trials N.")
+        raise PipelineError("--over with a range has no limited number of combinations: add --trials N.")
     if request.trials is None:
-        asked = [tuple(f"{key}={value}" for key, value in one.items()) for one in every or []]
-        first = dict(zip(space, (one.partition("=")[2] for one in asked[0]), strict=True))
+        asked = [tuple(f"{key}={value}" for key, value in values.items()) for values in every or []]
+        first = dict(zip(space, (text.partition("=")[2] for text in asked[0]), strict=True))
         alone = {tuple(f"{k}={v}" for k, v in (first | {key: value}).items()) for key, value in single_changes(space)}
     else:
         asked = [(f"{key}={value}",) for key, value in single_changes(space)]
@@ -228,11 +228,11 @@ def _checked(request: Request, space: Space, check: Callable[[Run], None]) -> li
 
 
 def _definition(base: Run, space: Space, request: Request) -> dict[str, Any]:
-    """What the scores of a sweep rest on, by dotted keys."""
+    """Everything that the scores of a sweep depend on, by dotted keys."""
     recipe = {
         key: value
         for key, value in of_recipe(base).items()
-        if not any(key == one or key.startswith(f"{one}.") for one in (*UNIMPORTANT, *space))
+        if not any(key == ignored or key.startswith(f"{ignored}.") for ignored in (*UNIMPORTANT, *space))
     }
     competition = {
         f"competition: {key}": value for key, value in flatten(base.competition.model_dump(mode="json")).items()
@@ -243,24 +243,24 @@ def _definition(base: Run, space: Space, request: Request) -> dict[str, Any]:
 
 
 def _decode(run: Run, prepared: set[Path]) -> None:
-    """Decodes the images for a run's geometry, once for all runs of the same."""
+    """Decodes the images for a run's geometry, once for all runs with the same geometry."""
     if run.pixels not in prepared:
         run_stage(run, "decode", mention=False)
         prepared.add(run.pixels)
 
 
-def _say_begin(job: _Sweep) -> None:
+def _print_start(job: _Sweep) -> None:
     done = len(job.trials.all())
-    going_on = f"; {done} of them begun before" if done else ""
+    resumed = f"; {done} of them were started before" if done else ""
     what = f"{job.wanted} trials of {', '.join(job.space)} on {len(job.folds)} fold{'s' if len(job.folds) > 1 else ''}"
-    say(f"{job.name}: {what}{going_on}; → {shown(job.database.parent)}/")
+    say(f"{job.name}: {what}{resumed}; → {shown(job.database.parent)}/")
 
 
 # --- training --------------------------------------------------------------------------------------------------------
 
 
 def _train(job: _Sweep, engine: Engine, base: Run) -> None:
-    """Runs the trials that are missing, and writes the table after each."""
+    """Runs the missing trials, and writes the table after each trial."""
     from pipeline.sweep import results
 
     with job.trials.working(), progress_bar() as bar:
@@ -278,22 +278,23 @@ def _train(job: _Sweep, engine: Engine, base: Run) -> None:
 
 
 def _units(job: _Sweep, base: Run) -> Iterator[Unit]:
-    """Yields the trials as units of work, each when it can begin: what was found until then decides what it is."""
+    """Yields the trials as units of work. The settings of each trial are chosen when it can start, from the scores
+    until then."""
     from pipeline.sweep import results, study
 
     needs = Needs(gpus=base.recipe.train.devices, per_gpu=base.recipe.train.parallel)
     while taken := job.trials.take():
         settings = study.written(job.space, taken.params)
         trial = _trial(job, taken.number, settings)
-        going_on = f", from fold {len(taken.intermediate_values) + 1}" if taken.intermediate_values else ""
-        say(f"trial {trial.number}: {', '.join(f'{key}={value}' for key, value in settings.items())}{going_on}")
+        resumed = f", from fold {len(taken.intermediate_values) + 1}" if taken.intermediate_values else ""
+        say(f"trial {trial.number}: {', '.join(f'{key}={value}' for key, value in settings.items())}{resumed}")
         path = job.database.with_name(f"{trial.name}.yaml")
         head = [f"Trial {trial.number} of the sweep {job.name}.", ""]
         head += [f"  {results.command_of(path, trial.name, job.request.quick, job.folds)}"]
         results.write_recipe(path, head, job.origin, settings)
         try:
             _decode(trial.open(), job.prepared)
-        except PipelineError as error:  # values that do not go together
+        except PipelineError as error:  # these values cannot be combined
             warn(f"[yellow]trial {trial.number} failed: {escape(str(error))}[/yellow]")
             job.trials.end(trial.number, None, str(error))
             continue
@@ -317,7 +318,7 @@ def _trial(job: _Sweep, number: int, settings: dict[str, str]) -> Trial:
 
 
 def _fault(job: _Sweep, trial: Trial, error: Exception) -> str:
-    """Why a trial failed, in a sentence; what is nobody's bad input stands in a file."""
+    """Why a trial failed, in a sentence; the traceback of an unexpected error is written to a file."""
     if isinstance(error, PipelineError):
         return str(error)
     path = job.database.with_name(f"{trial.name}.error.txt")

@@ -1,10 +1,10 @@
-"""How much the winner's score flatters it, because it was chosen on the images that it is scored on.
+"""How optimistic the winner's score is, because the winner was chosen on the images that it is scored on.
 
-Every trial is scored on the same units: held-out images, groups of images, or whole folds. Noise that a trial has on
-them lifts it among its competitors, and its score with it. Choosing on some units and scoring on the others takes that
-away. Of several folds each is left out in turn (nested selection); of one fold, groups are drawn with replacement and
-the score is that of the groups which were not drawn: the bootstrap bias correction of Tsamardinos, Greasidou and
-Borboudakis (2018).
+All trials are scored on the same units: held-out images, groups of images, or whole folds. The trial with the highest
+score often has it partly by chance. Choosing on some units and scoring on the others removes that bias. With several
+folds, each fold is left out once (nested selection). With one fold, groups are drawn with replacement, and the score is
+computed on the groups that were not drawn: the bootstrap bias correction of Tsamardinos, Greasidou and Borboudakis
+(2018).
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ import numpy as np
 
 DRAWS = 1000
 BLOCK = 100
-"""Draws at a time: of many images, all of them would take gigabytes."""
+"""Draws at a time: with many images, all draws together would need gigabytes."""
 FEWEST_UNITS = 4
-"""With fewer groups, drawing them says nothing."""
+"""With fewer groups, the bootstrap is not meaningful."""
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,23 @@ class Optimism:
     winner: float
     """The best trial's score on all units."""
     elsewhere: float
-    """The score on units that did not choose: of trials chosen on other folds, or on the groups that were drawn."""
+    """The score on units that were not used for the choice: of trials chosen on other folds, or on the drawn groups."""
     trials: int
     how: str
-    """`folds`: each was left out in turn; `groups`: drawn with replacement."""
+    """`folds`: each fold was left out once; `groups`: groups were drawn with replacement."""
 
     @property
     def value(self) -> float:
-        """How much higher the winner's score is; below 0 by chance alone."""
+        """How much higher the winner's score is; it is below 0 only by chance."""
         return self.winner - self.elsewhere
 
 
 def leave_folds_out(scores: np.ndarray, weights: np.ndarray, folds: np.ndarray) -> Optimism | None:
-    """Returns the optimism of the best of T trials, chosen without each fold in turn; None of fewer than two folds.
+    """Returns the optimism of the best of T trials, chosen without each fold once; None with fewer than two folds.
 
     Args:
-        scores: (T, U), higher is better: of each trial on each unit.
-        weights: (U,), what a unit counts in the mean.
+        scores: (T, U), of each trial on each unit; higher is better.
+        weights: (U,), the weight of each unit in the mean.
         folds: (U,), the fold of each unit.
     """
     names = np.unique(folds)
@@ -56,15 +56,15 @@ def leave_folds_out(scores: np.ndarray, weights: np.ndarray, folds: np.ndarray) 
 def leave_groups_out(
     scores: np.ndarray, weights: np.ndarray, groups: np.ndarray, draws: int = DRAWS, seed: int = 0
 ) -> Optimism | None:
-    """Returns the optimism of the best of T trials, chosen on drawn groups and scored on the others; None of fewer than
-    FEWEST_UNITS groups.
+    """Returns the optimism of the best of T trials, chosen on drawn groups and scored on the others; None with fewer
+    than FEWEST_UNITS groups.
 
     Args:
-        scores: (T, U), higher is better: of each trial on each unit.
-        weights: (U,), what a unit counts in the mean.
-        groups: (U,) names; units of one group are drawn together.
-        draws: how often the groups are drawn.
-        seed: of the draws.
+        scores: (T, U), of each trial on each unit; higher is better.
+        weights: (U,), the weight of each unit in the mean.
+        groups: (U,) names; the units of a group are drawn together.
+        draws: the number of draws.
+        seed: the seed of the draws.
     """
     names, group = np.unique(groups, return_inverse=True)
     if len(names) < FEWEST_UNITS:
@@ -72,10 +72,10 @@ def leave_groups_out(
     rng, chances, values = np.random.default_rng(seed), np.full(len(names), 1 / len(names)), []
     for start in range(0, draws, BLOCK):
         drawn = rng.multinomial(len(names), chances, min(BLOCK, draws - start))[:, group]
-        left = weights * (drawn == 0)  # a group is left out of every third draw
+        left = weights * (drawn == 0)  # a group is left out of about every third draw
         means = _means(scores, left)
         chosen = _means(scores, weights * drawn).argmax(axis=0)
-        # against the mean over trials of the same groups: how hard these are cancels
+        # relative to the mean of all trials on the same groups, because some draws are easier than others
         ahead = means[chosen, np.arange(len(drawn))] - means.mean(axis=0)
         values.append(ahead[left.any(axis=1)])
     elsewhere = float(_means(scores, weights[None]).mean() + np.concatenate(values).mean())

@@ -1,4 +1,4 @@
-"""Optuna's own plots of a sweep, as PNG: its plotly pages would need 4 MB of JavaScript in every page."""
+"""Optuna's own plots of a sweep, as PNG. Its plotly figures would add 4 MB of JavaScript to each page."""
 
 import base64
 import io
@@ -13,11 +13,11 @@ DOTS = 110
 
 
 def drawn(study: optuna.Study, metric: str) -> Iterator[tuple[str, str]]:
-    """Yields a caption and a PNG in base64 of each plot that the trials are enough for.
+    """Yields a caption and a base64 PNG of each plot for which there are enough trials.
 
     Args:
-        study: the sweep's.
-        metric: what its values are called.
+        study: the study of the sweep.
+        metric: the name of its values.
     """
     import matplotlib
     from matplotlib import pyplot
@@ -29,10 +29,10 @@ def drawn(study: optuna.Study, metric: str) -> Iterator[tuple[str, str]]:
     wanted: list[tuple[str, bool, Callable[[], Any]]] = [
         ("The honest score of each trial, and the best one so far", len(complete) > 0,
          lambda: plots.plot_optimization_history(study, target_name=metric)),
-        ("How much each setting matters: its share of the variance of the scores (fANOVA); of few trials it is a hint",
+        ("How much each setting matters: its share of the variance of the scores (fANOVA); with few trials only a hint",
          varied >= 4 and len(study.trials[0].params) > 1,
          lambda: plots.plot_param_importances(study, target_name=metric)),
-        ("Which values go together: a line per complete trial, coloured by its score", varied >= 2,
+        ("Combinations of values: a line per complete trial, coloured by its score", varied >= 2,
          lambda: plots.plot_parallel_coordinate(study, target_name=metric)),
         ("The score by each setting", varied >= 2, lambda: plots.plot_slice(study, target_name=metric)),
         ("The honest score so far, by the number of folds: lines that end early were pruned",
@@ -53,12 +53,12 @@ def drawn(study: optuna.Study, metric: str) -> Iterator[tuple[str, str]]:
             drawn_on = list(getattr(axes, "flat", [axes]))
             _tidy(drawn_on)
             yield caption, _png(drawn_on[0].figure)
-            for one in figures:
-                pyplot.close(one)
+            for figure in figures:
+                pyplot.close(figure)
 
 
 def _tidy(axes: list[Any]) -> None:
-    """Gives slices the room that their numbers need, and folds whole numbers."""
+    """Makes slice plots wide enough for their numbers, and labels folds with whole numbers."""
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
     if axes[0].get_xlabel() == "Step":
@@ -66,9 +66,9 @@ def _tidy(axes: list[Any]) -> None:
         axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(axes) > 1:
         axes[0].figure.set_size_inches(3 * len(axes) + 1, 4)
-        for one in axes:
-            if one.get_xscale() == "log":
-                one.xaxis.set_minor_formatter(NullFormatter())
+        for axis in axes:
+            if axis.get_xscale() == "log":
+                axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _png(figure: Any) -> str:

@@ -1,4 +1,4 @@
-"""Which trial is stopped after some of its folds."""
+"""Decides whether a trial is stopped after some of its folds."""
 
 import statistics
 
@@ -7,18 +7,18 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 FIRST_TRIALS = 4
-"""Trials that must have a score of as many folds before one is stopped."""
+"""The number of other trials that must have a score for the same number of folds before a trial is stopped."""
 
 
 class MedianOfSameFolds(BasePruner):
-    """Stops a trial whose score is worse than the median of the other trials' on the same folds.
+    """Stops a trial if its score is worse than the median score of the other trials on the same folds.
 
-    Optuna's MedianPruner compares with a trial's best score so far: where the first fold is an easy one, that is always
-    the score of this fold, and the later ones stop nothing.
+    Optuna's MedianPruner uses a trial's best score so far. If the first fold is an easy one, that is always the score
+    of this fold, and the later folds never stop a trial.
     """
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Returns whether the trial is to be stopped."""
+        """Returns whether the trial is stopped."""
         step = trial.last_step
         if step is None:
             return False

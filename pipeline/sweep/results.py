@@ -1,4 +1,4 @@
-"""What a sweep found: a row per trial, the winner and how much its score flatters it, and the winner as a recipe."""
+"""The results of a sweep: a row per trial, the winner, how optimistic its score is, and the winner as a recipe."""
 
 import datetime
 import os
@@ -33,57 +33,57 @@ from pipeline.sweep.pruner import FIRST_TRIALS
 from pipeline.sweep.space import Space, described
 
 NOTE = (
-    "honest: of images that chose nothing of the trial's own, with its 95 % interval; difference: the trial's honest "
-    "score minus the winner's, on the images that both scored, ± one standard error (bootstrap over groups; of a score "
-    "over all pixels there is none); within two of them it may be noise."
+    "honest: on images that were not used for choices within the trial, with a 95 % interval; difference: the trial's "
+    "honest score minus the winner's, on the images that both scored, ± one standard error (bootstrap over groups; not "
+    "available for a score over all pixels); a difference within two standard errors may be noise."
 )
 ORDER = ("complete", "pruned", "running", "failed")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What is swept."""
+    """The recipe of a sweep."""
 
     recipe: str
-    """As the command line says it."""
+    """The recipe as on the command line."""
     quick: bool
-    """In miniature: what is set then stands in the `quick` section too."""
+    """Whether it is a quick sweep; then settings are also written to the `quick` section."""
     assignments: tuple[str, ...]
-    """What the sweep itself sets, `key=value`."""
+    """Settings of the whole sweep, `key=value`."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One trial; None is what is not known (yet)."""
+    """One trial; None means not known (yet)."""
 
     trial: int
     run: str
     settings: dict[str, str]
-    """What it sets, by dotted keys."""
+    """The trial's own settings, by dotted keys."""
     score: float | None
-    """The honest one, of the folds that it has."""
+    """The honest score on its finished folds."""
     interval_95: tuple[float, float] | None
     difference: float | None
     """Its score minus the winner's, on the images that both scored."""
     standard_error: float | None
     folds: int
-    """How many of the folds it has."""
+    """The number of finished folds."""
     minutes: float | None
-    """Of training."""
+    """Minutes of training."""
     state: str
-    """complete, pruned, running (here, elsewhere, or by a process that is dead) or failed."""
+    """complete, pruned, running (in a process on any machine, or in a process that is dead) or failed."""
     error: str
-    """Why it failed."""
+    """The reason why it failed."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a sweep found so far."""
+    """The results of a sweep so far."""
 
     rows: list[Row]
-    """The winner first, then the other trials from the best to the worst, the complete ones before the others."""
+    """The trials from the best (the winner) to the worst, the complete ones before the others."""
     optimism: Optimism | None
-    """Of the winner; None with fewer than two complete trials, or of one fold with too few groups."""
+    """The optimism of the winner; None with fewer than two complete trials, or with one fold and too few groups."""
     metric: Metric
     folds: tuple[int, ...]
 
@@ -94,7 +94,7 @@ class Found:
 
     @property
     def worth(self) -> float | None:
-        """The winner's honest score, less what choosing it flatters; None where that is not known."""
+        """The winner's honest score minus the optimism of choosing it; None if that is not known."""
         if self.optimism is None or self.winner is None or self.winner.score is None:
             return None
         return self.winner.score - self.metric.sign * max(0.0, self.optimism.value)
@@ -103,10 +103,10 @@ class Found:
 def collect(
     trials: list[FrozenTrial], space: Space, competition: str, name: str, metric: Metric, folds: tuple[int, ...]
 ) -> Found:
-    """Returns what a sweep found so far, from its trials and the files of their runs."""
+    """Returns the results of a sweep so far, from its trials and the files of their runs."""
     scored = {trial.number: _honest(_scored(competition, f"{name}-{trial.number}")) for trial in trials}
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    best = max(complete, key=lambda trial: metric.sign * trial.values[0], default=None)  # of equal ones the first
+    best = max(complete, key=lambda trial: metric.sign * trial.values[0], default=None)  # among equal trials the first
     first = scored[best.number] if best else None
     rows = [_row(trial, space, name, scored[trial.number], first) for trial in trials]
 
@@ -125,7 +125,7 @@ def _scored(competition: str, name: str) -> Scored | None:
 
 
 def _honest(scored: Scored | None) -> Scored | None:
-    """A trial's run with the nested scores of its images for their tuned ones, where tune has written them."""
+    """A trial's run with the nested scores of its images instead of the tuned ones, if tune has written them."""
     if scored is None or scored.images is None or "nested" not in scored.images:
         return scored
     return replace(scored, images=scored.images.assign(score=scored.images["nested"]))
@@ -134,7 +134,7 @@ def _honest(scored: Scored | None) -> Scored | None:
 def _row(trial: FrozenTrial, space: Space, name: str, scored: Scored | None, first: Scored | None) -> Row:
     beside = compare.row_of(first, scored) if scored and first else None
     last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
-    told = (scored.result.get("scores", {}).get("fold_model", {}) if scored else {}).get("interval_95")
+    interval = (scored.result.get("scores", {}).get("fold_model", {}) if scored else {}).get("interval_95")
     error = trial.user_attrs.get("error", "") if trial.state == TrialState.RUNNING else ""
     states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
     return Row(
@@ -142,7 +142,7 @@ def _row(trial: FrozenTrial, space: Space, name: str, scored: Scored | None, fir
         run=f"{name}-{trial.number}",
         settings=study.written(space, trial.params),
         score=last,
-        interval_95=(told[0], told[1]) if told else None,
+        interval_95=(interval[0], interval[1]) if interval else None,
         difference=beside.difference if beside else None,
         standard_error=beside.standard_error if beside else None,
         folds=len(trial.intermediate_values),
@@ -153,29 +153,29 @@ def _row(trial: FrozenTrial, space: Space, name: str, scored: Scored | None, fir
 
 
 def _optimism(scored: list[Scored], metric: Metric) -> Optimism | None:
-    """How much the best of complete trials flatters itself, on the images that all of them scored."""
+    """How optimistic the score of the best complete trial is, on the images that all trials scored."""
     if len(scored) < 2:
         return None
-    if metric.unit == "data_set":  # scores of single images say nothing
+    if metric.unit == "data_set":  # scores of single images are not meaningful
         names = sorted(scored[0].result["score_by_fold"])
-        scores = np.array([[one.result["score_by_fold"].get(name, np.nan) for name in names] for one in scored])
+        scores = np.array([[trial.result["score_by_fold"].get(name, np.nan) for name in names] for trial in scored])
         images = scored[0].images
         sizes = [1.0 if images is None else float((images["fold"].astype(str) == name).sum()) for name in names]
         return optimism.leave_folds_out(metric.sign * scores, np.array(sizes), np.array(names))
-    tables = [one.images[counted_rows(one.images, one.rows)] for one in scored if one.images is not None]
+    tables = [trial.images[counted_rows(trial.images, trial.rows)] for trial in scored if trial.images is not None]
     if len(tables) < len(scored):
         return None
     by_image = pd.concat([table.set_index("image_id")["score"] for table in tables], axis=1, join="inner")
     images = tables[0].set_index("image_id").loc[by_image.index]
     weights = np.ones(len(images))
-    if not metric.by_image and metric.weigh != "images":  # a group's score stands at each of its images
+    if not metric.by_image and metric.weigh != "images":  # the score of a group is repeated for each of its images
         weights = 1 / images.groupby("group")["group"].transform("size").to_numpy(np.float64)
     scores = metric.sign * by_image.to_numpy(np.float64).T
-    found = optimism.leave_folds_out(scores, weights, images["fold"].to_numpy())
-    return found or optimism.leave_groups_out(scores, weights, images["group"].to_numpy().astype(str))
+    by_fold = optimism.leave_folds_out(scores, weights, images["fold"].to_numpy())
+    return by_fold or optimism.leave_groups_out(scores, weights, images["group"].to_numpy().astype(str))
 
 
-# --- what a person reads ---------------------------------------------------------------------------------------------
+# --- texts for people ------------------------------------------------------------------------------------------------
 
 
 def cells(row: Row, winner: Row | None, folds: int) -> list[str]:
@@ -210,26 +210,26 @@ def render(found: Found, space: Space) -> Table:
 
 
 def sentences(found: Found) -> list[str]:
-    """Returns what the winner is worth, in sentences."""
+    """Returns sentences about the winner and how good it is."""
     winner = found.winner
     if winner is None or winner.score is None:
         return ["no trial is complete yet: there is no winner"]
     complete = [row for row in found.rows if row.state == "complete"]
-    said = [f"{found.metric.name}: winner {winner.score:.4f}, trial {winner.trial} ({_settings(winner)})"]
+    lines = [f"{found.metric.name}: winner {winner.score:.4f}, trial {winner.trial} ({_settings(winner)})"]
     if len(complete) == 1:
-        return [*said, "it is the only complete trial: nothing was chosen, and nothing flatters"]
+        return [*lines, "it is the only complete trial: nothing was chosen, so its score is not optimistic"]
     if found.optimism is None or found.worth is None:
         needed = f"two folds, or of one fold {optimism.FEWEST_UNITS} groups and a score that is a mean over them"
-        return [*said, f"by how much choosing among {len(complete)} flatters is not known: that takes {needed}"]
+        return [*lines, f"how optimistic the choice among {len(complete)} trials is, is not known: that needs {needed}"]
     where = "on other folds" if found.optimism.how == "folds" else "on other images of the same fold"
-    text = f"chosen {where} it is worth {found.worth:.4f}: choosing among {len(complete)} flatters by"
-    text += f" {max(0.0, found.optimism.value):.4f}"
+    text = f"chosen {where}, it is worth {found.worth:.4f}: the choice among {len(complete)} trials is too optimistic"
+    text += f" by {max(0.0, found.optimism.value):.4f}"
     if found.optimism.value < 0:
         text += f" (the estimate is {found.optimism.value:.4f}, which is noise)"
     near = [row for row in complete if row is not winner and _within(row)]
     if near:
         text += f"; within two standard errors of it: {len(near)} of {len(complete) - 1} others"
-    return [*said, text]
+    return [*lines, text]
 
 
 def _within(row: Row) -> bool:
@@ -268,22 +268,22 @@ def write_table(path: Path, rows: list[Row]) -> None:
 
 
 def write_recipe(path: Path, head: list[str], origin: Origin, settings: dict[str, str]) -> None:
-    """Writes a trial as a recipe: what differs from the one that is swept, under a head comment. The folds are that
-    recipe's.
+    """Writes a trial as a recipe: its differences from the recipe of the sweep, under a head comment. The folds stay
+    those of that recipe.
 
     Args:
         path: the YAML.
-        head: lines of the comment.
-        origin: what is swept.
-        settings: what the trial sets, by dotted keys.
+        head: the lines of the comment.
+        origin: the recipe of the sweep.
+        settings: the settings of the trial, by dotted keys.
     """
-    own = [one for one in origin.assignments if not one.startswith("train.folds=")]
-    changed = [*own, *(f"{key}={value}" for key, value in settings.items())]
+    kept = [text for text in origin.assignments if not text.startswith("train.folds=")]
+    changed = [*kept, *(f"{key}={value}" for key, value in settings.items())]
     changes = _with_numbers(override({}, changed))
     if origin.quick:
-        # what the recipe's miniature sets otherwise than the whole, epochs for instance, was found for the miniature
+        # values of settings that the quick section changes, for instance epochs, are valid only for quick runs
         small = flatten(load_recipe(origin.recipe).quick)
-        for_all = [one for one in changed if not _sets_one_of(one.partition("=")[0], small)]
+        for_all = [text for text in changed if not _sets_one_of(text.partition("=")[0], small)]
         changes = {**_with_numbers(override({}, for_all)), "quick": changes}
     recipe = origin.recipe
     base = os.path.relpath(Path(recipe).resolve(), path.parent.resolve()) if is_path(recipe) else recipe
@@ -292,49 +292,49 @@ def write_recipe(path: Path, head: list[str], origin: Origin, settings: dict[str
 
 
 def _sets_one_of(key: str, keys: Iterable[str]) -> bool:
-    return any(f"{key}.".startswith(f"{one}.") or f"{one}.".startswith(f"{key}.") for one in keys)
+    return any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in keys)
 
 
 def winner_head(path: Path, found: Found, origin: Origin, space: Space) -> tuple[tuple[str, ...], list[str]]:
-    """Returns the command that goes on with what the winner has trained, after a sweep in miniature also that of the
-    whole recipe, and what stands above its recipe in `path`: what was measured."""
+    """Returns the command that resumes the winner's run, after a quick sweep also the command of the full recipe, and
+    the head comment of the winner's recipe in `path`, with the measurements."""
     winner = found.winner
     assert winner
-    going_on = command_of(path, winner.run, origin.quick, found.folds)
-    commands = (going_on, f"{program()} run {shown(path)}") if origin.quick else (going_on,)
+    resume = command_of(path, winner.run, origin.quick, found.folds)
+    commands = (resume, f"{program()} run {shown(path)}") if origin.quick else (resume,)
     quick = " --quick" if origin.quick else ""
     lines = [f"The winner of a sweep of {origin.recipe}{quick}: {winner.run}, {datetime.date.today()}.", ""]
-    lines += [f"  {commands[0]}     goes on with what it has trained"]
-    lines += [f"  {command}     the whole recipe, with these settings" for command in commands[1:]] + [""]
+    lines += [f"  {commands[0]}     resumes its training"]
+    lines += [f"  {command}     the full recipe, with these settings" for command in commands[1:]] + [""]
     lines += [*sentences(found), f"measured on fold{'s' if len(found.folds) > 1 else ''} {listed(list(found.folds))}"]
     lines += [f"training took {duration(60 * winner.minutes)}"] if winner.minutes is not None else []
     return commands, lines + [f"swept: {key}={values}" for key, values in described(space).items()]
 
 
 def command_of(path: Path, run: str, quick: bool, folds: tuple[int, ...]) -> str:
-    """Returns the command that goes on with a trial's run, by its recipe."""
+    """Returns the command that resumes a trial's run, by its recipe."""
     numbers = ",".join(map(str, folds))
     return f"{program()} run {shown(path)}{' --quick' if quick else ''} --name {run} --folds {numbers}"
 
 
 def is_path(recipe: str) -> bool:
-    """Returns whether a recipe is given by the path of its YAML."""
+    """Returns whether a recipe is the path of a YAML file."""
     return recipe.endswith((".yaml", ".yml"))
 
 
 def _with_numbers(value: Any) -> Any:
-    """Settings in which 1e-3, a text in YAML, is a number."""
+    """The settings with numbers for texts like 1e-3, which YAML does not read as numbers."""
     if isinstance(value, dict):
-        return {key: _with_numbers(one) for key, one in value.items()}
+        return {key: _with_numbers(item) for key, item in value.items()}
     return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]*\d[eE][-+]?\d+", value) else value
 
 
 def how(prune: bool, trials: int | None) -> str:
-    """Returns how the trials were chosen and stopped, in sentences."""
-    chosen = "Every combination is a trial." if trials is None else "Optuna's TPE chose the values."
+    """Returns sentences about how the trials were chosen and stopped."""
+    chosen = "Each combination is a trial." if trials is None else "Optuna's TPE chose the values."
     if not prune:
-        return f"{chosen} Every trial went through all folds."
+        return f"{chosen} All trials were trained on all folds."
     return (
-        f"{chosen} A trial was pruned after a fold where its honest score so far was worse than the median of the "
-        f"others' on the same folds, once {FIRST_TRIALS} others had one."
+        f"{chosen} A trial was pruned after a fold if its honest score so far was worse than the median of the other "
+        f"trials on the same folds and at least {FIRST_TRIALS} others had such a score."
     )

@@ -1,4 +1,5 @@
-"""What a sweep varies: `--over key=a,b,c` and `--over key=low..high[:log]`, checked against the recipe's settings."""
+"""Parses the space of a sweep, `--over key=a,b,c` and `--over key=low..high[:log]`, and checks it against the
+recipe."""
 
 import itertools
 import math
@@ -19,28 +20,28 @@ EXAMPLE = "for instance --over train.learning_rate=1e-4,3e-4 or --over train.lea
 FIXED = {
     "name": "it names the run",
     "base": "it is another recipe",
-    "competition": "scores of other images do not compare",
-    "folds": "scores on other folds do not compare",
-    "train.folds": "a sweep goes through the folds one by one: choose them with --folds",
+    "competition": "scores on other images cannot be compared",
+    "folds": "scores on other folds cannot be compared",
+    "train.folds": "a sweep trains the folds one by one: choose them with --folds",
     "train.final": "a final model has no out-of-fold score",
-    "tune.rows": "scores of other images do not compare",
-    "tune.presence_prior": "scores with other weights of the images do not compare",
+    "tune.rows": "scores on other images cannot be compared",
+    "tune.presence_prior": "scores with other weights of the images cannot be compared",
     "takes": "it is a text",
-    "quick": "--quick sweeps the recipe in miniature",
+    "quick": "--quick sweeps the quick version of the recipe",
 }
-"""Keys that cannot be swept, and why; those below them neither."""
+"""Keys that cannot be swept, with the keys below them, and the reason."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Some values of a setting, as they stand on the command line: each is YAML."""
+    """A list of values of a setting, as on the command line; each is YAML."""
 
     values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Range:
-    """All values of a setting between two ends, both included."""
+    """All values of a setting between two limits, which are included."""
 
     low: float
     high: float
@@ -50,25 +51,26 @@ class Range:
     """Drawn on a logarithmic scale."""
 
     def written(self, value: float) -> str:
-        """Returns a value as a setting says it: a number of four digits, or a whole one, that lies in the range."""
+        """Returns a value as the text of a setting: rounded to four digits, or whole, and within the range."""
         if self.whole:
             return str(int(value))
         return repr(min(max(float(f"{value:.4g}"), self.low), self.high))
 
 
 Space = dict[str, Choices | Range]
-"""What is varied, by dotted keys in the order of the command line."""
+"""The varied settings, by dotted keys in the order of the command line."""
 
 
 def parse(over: list[str], known: Mapping[str, Any]) -> Space:
-    """Returns what the options --over say.
+    """Parses the options --over.
 
     Args:
-        over: `key=a,b,c`, or `key=low..high`, with `:log` on a logarithmic scale.
-        known: the recipe's settings by dotted keys: a range of a setting that is no whole number is none.
+        over: `key=a,b,c`, or `key=low..high`, with `:log` for a logarithmic scale.
+        known: the recipe's settings by dotted keys; if a setting is not a whole number, neither are the values of its
+            range.
 
     Raises:
-        PipelineError: one of them is none, names a key twice, or one that cannot be swept.
+        PipelineError: an option is invalid, repeats a key, or names a key that cannot be swept.
     """
     space: Space = {}
     if not over:
@@ -78,19 +80,19 @@ def parse(over: list[str], known: Mapping[str, Any]) -> Space:
         if not (key and equals and values):
             raise PipelineError(f"--over {text}: expected key=values, {EXAMPLE}.")
         if key in space:
-            raise PipelineError(f"--over {key} is given twice: list all its values in one.")
-        for fixed, why in FIXED.items():
+            raise PipelineError(f"--over {key} is given twice: list all its values in one option.")
+        for fixed, reason in FIXED.items():
             if key == fixed or key.startswith(f"{fixed}."):
-                raise PipelineError(f"--over {key} cannot be swept: {why}.")
+                raise PipelineError(f"--over {key} cannot be swept: {reason}.")
             if fixed.startswith(f"{key}."):
-                raise PipelineError(f"--over {key} cannot be swept as a whole ({fixed}: {why}): name its settings.")
+                raise PipelineError(f"--over {key} cannot be swept as a whole ({fixed}: {reason}): name its settings.")
         for other in space:
             if key.startswith(f"{other}.") or other.startswith(f"{key}."):
-                raise PipelineError(f"--over {key} and --over {other} set the same: sweep one of them.")
-        found = RANGE.fullmatch(values)
+                raise PipelineError(f"--over {key} and --over {other} vary the same setting: sweep one of them.")
+        match = RANGE.fullmatch(values)
         types = _types(key)
         fractions = isinstance(known.get(key), float) or bool(types) and (float in types or int not in types)
-        space[key] = _range(text, found, fractions) if found else _choices(text, values)
+        space[key] = _range(text, match, fractions) if match else _choices(text, values)
     return space
 
 
@@ -100,7 +102,7 @@ def of_recipe(run: Run) -> dict[str, Any]:
 
 
 def combinations(space: Space) -> list[dict[str, str]] | None:
-    """Returns every combination of the values, the last key's changing first; None where a range has no end of them."""
+    """Returns all combinations of the values, in which the last key changes first; None if there is a range."""
     lists = [spec.values for spec in space.values() if isinstance(spec, Choices)]
     if len(lists) < len(space):
         return None
@@ -108,17 +110,17 @@ def combinations(space: Space) -> list[dict[str, str]] | None:
 
 
 def single_changes(space: Space) -> Iterator[tuple[str, str]]:
-    """Yields each key with each of its values, or the ends of its range and a value between them."""
+    """Yields each key with each of its values, or with the limits of its range and a value between them."""
     for key, spec in space.items():
         if isinstance(spec, Choices):
             yield from ((key, value) for value in spec.values)
         else:
-            between = spec.low + 0.37 * (spec.high - spec.low)  # not whole, where the ends are
+            between = spec.low + 0.37 * (spec.high - spec.low)  # not whole, even if the limits are
             yield from ((key, spec.written(value)) for value in (spec.low, between, spec.high))
 
 
 def described(space: Space) -> dict[str, str]:
-    """Returns what is varied as the command line says it, for the record."""
+    """Returns the varied settings as on the command line, for the record."""
     texts = {}
     for key, spec in space.items():
         if isinstance(spec, Choices):
@@ -129,55 +131,55 @@ def described(space: Space) -> dict[str, str]:
 
 
 def _types(key: str) -> set[Any]:
-    """The types that a recipe's setting may have, by its dotted key; none of one that no recipe declares."""
-    found: set[Any] = {Recipe}
+    """The types that a setting of a recipe may have, by its dotted key; empty if recipes do not declare the setting."""
+    types: set[Any] = {Recipe}
     for part in key.split("."):
-        models = [one for one in found if isinstance(one, type) and issubclass(one, BaseModel)]
-        fields = [one.model_fields[part].annotation for one in models if part in one.model_fields]
-        found = {one for field in fields for one in _parts(field)}
-    return found
+        models = [kind for kind in types if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        types = {kind for field in fields for kind in _parts(field)}
+    return types
 
 
 def _parts(annotation: Any) -> set[Any]:
-    """The types in an annotation: those of a union, and of what is inside lists and mappings."""
+    """The types in an annotation: the members of a union, and the types inside lists and mappings."""
     inside = get_args(annotation)
-    return {part for one in inside for part in _parts(one)} if inside else {annotation}
+    return {part for argument in inside for part in _parts(argument)} if inside else {annotation}
 
 
-def _range(text: str, found: re.Match[str], fractions: bool) -> Range:
+def _range(text: str, match: re.Match[str], fractions: bool) -> Range:
     try:
-        low, high = float(found["low"]), float(found["high"])
+        low, high = float(match["low"]), float(match["high"])
     except ValueError:
         raise PipelineError(f"--over {text}: expected two numbers around the dots, {EXAMPLE}.") from None
     if not math.isfinite(low) or not math.isfinite(high):
         raise PipelineError(f"--over {text}: expected two finite numbers around the dots, {EXAMPLE}.")
-    whole = all(re.fullmatch(r"[-+]?\d+", found[end]) for end in ("low", "high")) and not fractions
+    whole = all(re.fullmatch(r"[-+]?\d+", match[end]) for end in ("low", "high")) and not fractions
     if low >= high:
         raise PipelineError(f"--over {text}: the range's first number must be below its second.")
-    if found["log"] and low <= 0:
+    if match["log"] and low <= 0:
         raise PipelineError(f"--over {text}: a logarithmic range must begin above 0.")
-    return Range(low, high, whole, bool(found["log"]))
+    return Range(low, high, whole, bool(match["log"]))
 
 
 def _choices(text: str, values: str) -> Choices:
     if ".." in values and "/" not in values:
         raise PipelineError(f"--over {text}: expected a range low..high of two numbers, or values with commas.")
-    found = _split(values)
-    if not found:
+    parts = _split(values)
+    if not parts:
         raise PipelineError(f"--over {text}: a bracket or a quote is opened and not closed, or closed and not opened.")
-    if "" in found:
-        raise PipelineError(f"--over {text}: a value is missing between two commas, or at an end.")
-    meant = [_meant(value) for value in found]
-    repeated = [value for place, value in enumerate(found) if meant[place] in meant[:place]]
+    if "" in parts:
+        raise PipelineError(f"--over {text}: a value is missing between two commas, or at the start or the end.")
+    comparable = [_comparable(part) for part in parts]
+    repeated = [part for index, part in enumerate(parts) if comparable[index] in comparable[:index]]
     if repeated:
         raise PipelineError(f"--over {text}: {repeated[0]} is listed twice.")
-    if len(found) == 1:
-        raise PipelineError(f"--over {text}: one value leaves nothing to choose; set it with --set {text}.")
-    return Choices(tuple(found))
+    if len(parts) == 1:
+        raise PipelineError(f"--over {text}: there is only one value, so nothing to choose; set it with --set {text}.")
+    return Choices(tuple(parts))
 
 
-def _meant(value: str) -> Any:
-    """What can be compared with other values: a number, however it is written, or the text."""
+def _comparable(value: str) -> Any:
+    """The value in a form that can be compared: the number, in any notation, or the text."""
     try:
         return float(value)
     except ValueError:
@@ -185,7 +187,7 @@ def _meant(value: str) -> Any:
 
 
 def _split(values: str) -> list[str]:
-    """Splits at the commas that stand in no brackets and no quotes; nothing where these are not closed."""
+    """Splits at the commas outside brackets and quotes; returns an empty list if a bracket or quote is not closed."""
     parts, depth, quote = [""], 0, ""
     for letter in values:
         if quote or letter in "\"'":

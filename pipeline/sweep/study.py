@@ -1,8 +1,9 @@
-"""A sweep's trials in a database: Optuna's, in SQLite, so that a killed sweep goes on and several machines may join it.
+"""The trials of a sweep in Optuna's SQLite database, so that a killed sweep can be resumed and several machines can
+join it.
 
-A trial that was begun is `running` until it has a score. Whoever works on it holds a lock file, which ends with its
-process, and records a heartbeat for other machines. A running trial whose process is dead is taken up again, under its
-number; so is one that failed, when the command is run again.
+A started trial is `running` until it has a score. The process that works on it holds a lock file, which is released
+when the process ends, and records a heartbeat for other machines. A running trial whose process is dead is resumed
+under the same number; so is a failed trial, when the command is run again.
 """
 
 import platform
@@ -36,30 +37,30 @@ from pipeline.sweep.trial import Ended, Trial
 HEARTBEAT = 15
 """Seconds between two heartbeats."""
 GRACE = 120
-"""Seconds without one after which a process on another machine counts as dead."""
+"""Seconds without a heartbeat after which a process on another machine counts as dead."""
 PATIENCE = 100
-"""Seconds to wait for another process that writes."""
+"""Seconds to wait while another process writes."""
 DRAWS = 50
-"""How often a combination is drawn again where it has been tried."""
+"""How often a combination is drawn again if it was already tried."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Returns Optuna's description of what is varied."""
-    found: dict[str, BaseDistribution] = {}
+    """Returns the space as Optuna's distributions."""
+    result: dict[str, BaseDistribution] = {}
     for key, spec in space.items():
         if isinstance(spec, Choices):
-            found[key] = CategoricalDistribution(spec.values)
+            result[key] = CategoricalDistribution(spec.values)
         elif spec.whole:
-            found[key] = IntDistribution(int(spec.low), int(spec.high), log=spec.log)
+            result[key] = IntDistribution(int(spec.low), int(spec.high), log=spec.log)
         else:
-            found[key] = FloatDistribution(spec.low, spec.high, log=spec.log)
-    return found
+            result[key] = FloatDistribution(spec.low, spec.high, log=spec.log)
+    return result
 
 
 def written(space: Space, params: Mapping[str, Any]) -> dict[str, str]:
-    """Returns a trial's values as settings say them, in the order of the space."""
+    """Returns a trial's values as texts of settings, in the order of the space."""
     return {
         key: spec.written(params[key]) if isinstance(spec, Range) else str(params[key])
         for key, spec in space.items()
@@ -70,24 +71,24 @@ def written(space: Space, params: Mapping[str, Any]) -> dict[str, str]:
 def propose(
     trials: list[FrozenTrial], space: Space, wanted: int | None, direction: StudyDirection
 ) -> dict[str, Any] | None:
-    """Returns what the next trial sets; None when there is nothing left to try.
+    """Returns the settings of the next trial; None if no trial is left.
 
-    Where all combinations fit into the trials that are wanted (None: a grid), the first that no trial has; else what
-    Optuna's TPE proposes of the trials so far: the first ones, a third of them but at least 4 and at most 10, at
-    random. The same trials lead to the same proposal.
+    If the wanted number of trials covers all combinations (None: a grid), it is the first combination that no trial
+    has. Otherwise Optuna's TPE proposes it from the trials so far; the first third of the trials, at least 4 and at
+    most 10, is random. The same trials lead to the same proposal.
     """
     taken = [trial.params for trial in trials]
     every = combinations(space)
     if every is not None and (wanted is None or wanted >= len(every)):
-        return next((one for one in every if one not in taken), None)
+        return next((params for params in every if params not in taken), None)
     if wanted is None or len(trials) >= wanted:
         return None
     first, keys = min(10, max(4, wanted // 3)), crc32(repr(sorted(space)).encode())
     for draw in range(DRAWS):
-        # mixed, as the first draws of neighbouring seeds may lie close together; other settings, other values
+        # SeedSequence, because the first draws of neighbouring seeds may be similar; other keys have other seeds
         seed = int(np.random.SeedSequence([keys, len(trials), draw]).generate_state(1)[0])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that they are experimental
+            warnings.simplefilter("ignore")  # these options are experimental
             sampler = TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=first)
         study = optuna.create_study(sampler=sampler, direction=direction)
         study.add_trials([trial for trial in trials if trial.params])
@@ -95,7 +96,7 @@ def propose(
         params = {key: _rounded(spec, drawn[key]) for key, spec in space.items()}
         if params not in taken:
             return params
-    return next((one for one in every or [] if one not in taken), params)
+    return next((untried for untried in every or [] if untried not in taken), params)
 
 
 def _rounded(spec: Choices | Range, value: Any) -> Any:
@@ -105,16 +106,16 @@ def _rounded(spec: Choices | Range, value: Any) -> Any:
 
 
 def open_storage(path: Path) -> RDBStorage:
-    """Returns the database in a file, which is made where there is none.
+    """Returns the database in a file, which is created if it does not exist.
 
     Raises:
-        PipelineError: the file is no database of Optuna, or of another version of it.
+        PipelineError: the file is not a database of Optuna, or is one of another version.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _check_whole(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that heartbeats are experimental
+            warnings.simplefilter("ignore")  # heartbeats are experimental
             return RDBStorage(
                 f"sqlite:///{path}",
                 engine_kwargs={"connect_args": {"timeout": PATIENCE}},
@@ -127,10 +128,10 @@ def open_storage(path: Path) -> RDBStorage:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns what Optuna and SQLite raise of a database that is damaged or locked into one sentence.
+    """Turns errors that Optuna and SQLite raise for a damaged or locked database into a PipelineError.
 
     Raises:
-        PipelineError: one of them did.
+        PipelineError: the database is damaged or locked.
     """
     try:
         yield
@@ -139,59 +140,59 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _check_whole(path: Path) -> None:
-    """Raises PipelineError where SQLite finds its pages damaged: it would use those that it can read."""
+    """Raises PipelineError if pages of the database are damaged: SQLite itself would use those that it can read."""
     if not path.exists():
         return
     try:
         with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
-            said = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            reason = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
         raise _unread(path, error) from None
-    if said != "ok":
-        raise _unread(path, ValueError(said))
+    if reason != "ok":
+        raise _unread(path, ValueError(reason))
 
 
 def _unread(path: Path, error: Exception) -> PipelineError:
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-    said = " ".join(str(getattr(cause, "orig", cause)).split())
-    if "locked" in said or "readonly" in said:
+    reason = " ".join(str(getattr(cause, "orig", cause)).split())
+    if "locked" in reason or "readonly" in reason:
         return PipelineError(
-            f"{shown(path)} cannot be written ({said}): close the program that holds it, or change its permissions; "
-            "the same command goes on from there."
+            f"{shown(path)} cannot be written ({reason}): close the program that holds it, or change its permissions; "
+            "the same command then continues."
         )
     return PipelineError(
-        f"{shown(path)} is not a database that this version of Optuna reads ({said}): move it away, and the sweep "
-        "begins anew; with the same settings, trials that are trained are not trained again."
+        f"{shown(path)} is not a database that this version of Optuna reads ({reason}): move it away, and the sweep "
+        "starts again; with the same settings, trained trials are not trained again."
     )
 
 
 def begin(path: Path, name: str, definition: dict[str, Any], direction: StudyDirection) -> optuna.Study:
-    """Returns a sweep's study, begun or taken up again.
+    """Returns the study of a sweep, new or resumed.
 
     Args:
-        path: its database.
-        name: the sweep's.
-        definition: what all its trials share, by dotted keys, so that their scores compare.
+        path: the database of the study.
+        name: the name of the sweep.
+        definition: what all trials have in common, by dotted keys, so that their scores can be compared.
         direction: whether a higher or a lower score is better.
 
     Raises:
-        PipelineError: the sweep was begun with another definition; the difference is named.
+        PipelineError: the sweep was started with another definition; the message names the difference.
     """
     with exclusive_lock(path.parent):
         storage = open_storage(path)
         study = optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
         known = study.user_attrs.get("definition") if study.get_trials(deepcopy=False) else None
-        if known is None:  # without a trial nothing rests on it
+        if known is None:  # without a trial, no score depends on it
             study.set_user_attr("definition", definition)
     _check_same(name, known or definition, definition)
     return load(path, name)
 
 
 def pin(study: optuna.Study, key: str, value: str) -> None:
-    """Adds to a sweep's definition what is known only after the shared steps, or checks that it is still so.
+    """Adds a value that is known only after the shared steps to the sweep's definition, or checks that it is unchanged.
 
     Raises:
-        PipelineError: it is not.
+        PipelineError: it changed.
     """
     known = study.user_attrs.get(key) if study.get_trials(deepcopy=False) else None
     if known is None:
@@ -200,7 +201,7 @@ def pin(study: optuna.Study, key: str, value: str) -> None:
 
 
 def load(path: Path, name: str) -> optuna.Study:
-    """Returns a sweep's study, which is there."""
+    """Returns the existing study of a sweep."""
     return optuna.load_study(
         study_name=name, storage=open_storage(path), sampler=RandomSampler(), pruner=MedianOfSameFolds()
     )
@@ -212,8 +213,8 @@ def _check_same(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     if keys:
         some = [f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}" for key in keys[:4]]
         raise PipelineError(
-            f"the sweep {name} was begun with other settings ({'; '.join(some)}), and its scores do not compare with "
-            "new ones: begin another with --name NAME, or put the settings back."
+            f"the sweep {name} was started with other settings ({'; '.join(some)}), so its scores cannot be compared "
+            "with new scores: start another sweep with --name NAME, or restore the settings."
         )
 
 
@@ -223,27 +224,26 @@ def _short(value: Any) -> str:
 
 
 class Trials:
-    """The trials of a sweep, as one process sees them and works on them."""
+    """The trials of a sweep, for one process that works on them."""
 
     def __init__(self, study: optuna.Study, path: Path, space: Space, wanted: int | None) -> None:
         """
         Args:
-            study: what `begin` returned.
-            path: its database; locks lie beside it.
+            study: the result of `begin`.
+            path: its database; the lock files are in the same folder.
             space: what is varied.
-            wanted: how many trials there are to be; None: all combinations.
+            wanted: the number of trials; None: all combinations.
         """
         self.study, self.path, self.space, self.wanted = study, path, space, wanted
         self.storage = open_storage(path)
-        self.begun: set[int] = set()
-        """Numbers of the trials that this process has begun or taken up: each once."""
+        self.started: set[int] = set()
+        """Numbers of the trials that this process has started or resumed; it takes each trial only once."""
         self.held: dict[int, FileLock | None] = {}
-        """Those that it works on, with their locks."""
+        """The locks of the trials that it works on, by number."""
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Records heartbeats of the trials that this process works on, and gives those up at the end that have not
-        ended."""
+        """Records heartbeats for the trials that this process works on; releases unfinished trials at the end."""
         stop = threading.Event()
         thread = threading.Thread(target=self._beat, args=(stop,), daemon=True)
         thread.start()
@@ -256,11 +256,11 @@ class Trials:
                 self._release(number)
 
     def take(self) -> FrozenTrial | None:
-        """Returns the trial to work on next: one whose process is dead, or a new one; None where there is none left."""
+        """Returns the next trial to work on: one whose process is dead, or a new one; None if no trial is left."""
         with exclusive_lock(self.path.parent):
             trials = self.study.get_trials(deepcopy=False)
             for trial in trials:
-                if trial.state == TrialState.RUNNING and trial.number not in self.begun and self._claim(trial):
+                if trial.state == TrialState.RUNNING and trial.number not in self.started and self._claim(trial):
                     return self._suggested(trial)
             if not any(trial.state == TrialState.WAITING for trial in trials):
                 params = propose(trials, self.space, self.wanted, self.study.direction)
@@ -268,14 +268,14 @@ class Trials:
                     return None
                 self.study.enqueue_trial(params)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that heartbeats are meant for Study.optimize
+                warnings.simplefilter("ignore")  # Optuna warns that heartbeats are meant for Study.optimize
                 asked = self.study.ask()
             trial = self.study.get_trials(deepcopy=False)[asked.number]
             self._claim(trial)
             return self._suggested(trial)
 
     def end(self, number: int, ended: Ended | None, fault: str = "") -> None:
-        """Records how a trial ended; one with a fault stays open, and is taken up when the command is run again."""
+        """Records how a trial ended; a failed trial stays open, and is resumed when the command is run again."""
         if ended is None:
             optuna.Trial(self.study, _identity(self.study, number)).set_user_attr("error", fault)
         elif ended.state == "pruned":
@@ -285,11 +285,11 @@ class Trials:
         self._release(number)
 
     def all(self) -> list[FrozenTrial]:
-        """Returns every trial that was begun, in the order of its number."""
+        """Returns all started trials, in the order of their numbers."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
 
     def _suggested(self, trial: FrozenTrial) -> FrozenTrial:
-        """The trial with a value of every key: a process may have died before it had them all."""
+        """The trial with a value for every key: a process may have died before all were recorded."""
         live = optuna.Trial(self.study, _identity(self.study, trial.number))
         for key, spec in self.space.items():
             if isinstance(spec, Choices):
@@ -301,8 +301,8 @@ class Trials:
         return self.study.get_trials(deepcopy=False)[trial.number]
 
     def _claim(self, trial: FrozenTrial) -> bool:
-        """Makes a trial this process's own, unless another works on it: on this machine one that holds its lock, on
-        another one whose last heartbeat is not long ago."""
+        """Takes a trial for this process, unless another process works on it: one on this machine that holds its lock,
+        or one on another machine with a recent heartbeat."""
         lock: FileLock | None = FileLock(self.path.parent / f".trial_{trial.number}.lock")
         try:
             lock.acquire(blocking=False)  # type: ignore[union-attr]
@@ -322,7 +322,7 @@ class Trials:
         live.set_user_attr("host", here)
         live.set_user_attr("error", "")
         self.held[trial.number] = lock
-        self.begun.add(trial.number)
+        self.started.add(trial.number)
         return True
 
     def _release(self, number: int) -> None:
@@ -338,7 +338,7 @@ class Trials:
 
 
 def _identity(study: optuna.Study, number: int) -> int:
-    """The number of a trial in the database, which other sweeps may share."""
+    """The id of a trial in the database, which may contain other sweeps too."""
     return study.get_trials(deepcopy=False)[number]._trial_id
 
 
@@ -346,26 +346,26 @@ def _identity(study: optuna.Study, number: int) -> int:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a trial has told the sweep, and may ask it."""
+class Record:
+    """A trial's record in the database of the sweep."""
 
     study: optuna.Study
     number: int
 
     def scores(self) -> list[float]:
-        """Returns the honest scores after each fold so far."""
+        """Returns the honest score after each fold so far."""
         values = self.study.get_trials(deepcopy=False)[self.number].intermediate_values
         return [values[step] for step in sorted(values)]
 
     def report(self, folds: int, score: float) -> None:
-        """Tells the honest score of so many folds."""
+        """Reports the honest score after a number of folds."""
         optuna.Trial(self.study, _identity(self.study, self.number)).report(score, folds)
 
     def too_low(self) -> bool:
-        """Returns whether the trial is to be stopped."""
+        """Returns whether the trial should be stopped."""
         return optuna.Trial(self.study, _identity(self.study, self.number)).should_prune()
 
 
-def open_trial(trial: Trial) -> Told:
-    """Returns how a trial speaks with its sweep."""
-    return Told(load(trial.database, trial.study), trial.number)
+def open_trial(trial: Trial) -> Record:
+    """Returns a trial's record in its sweep."""
+    return Record(load(trial.database, trial.study), trial.number)

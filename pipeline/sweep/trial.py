@@ -1,7 +1,7 @@
-"""One trial of a sweep: a run that grows fold by fold, and stops where its score so far is too low.
+"""One trial of a sweep: a run that is trained fold by fold, and stopped early if its score is too low.
 
-It is the unit of work that an engine runs, in this process or in another. It can be killed at any moment: the same
-trial goes on from the last checkpoint of its run, with the scores of the folds that it has told the sweep.
+A trial is the unit of work that an engine runs, in this process or in another. It can be killed at any moment: the
+trial resumes from the last checkpoint of its run, and the reported scores of earlier folds are kept.
 """
 
 from dataclasses import dataclass
@@ -19,23 +19,23 @@ STAGES = ("train", "validate", "tune")
 
 @dataclass(frozen=True)
 class Trial:
-    """What one trial takes."""
+    """The inputs of one trial."""
 
     number: int
     recipe: str
     quick: bool
     assignments: tuple[str, ...]
-    """What the sweep sets, and what this trial sets."""
+    """The settings of the sweep, then those of this trial."""
     name: str
-    """The run's."""
+    """The name of the run."""
     folds: tuple[int, ...]
-    """All that the trial may train, in their order."""
+    """All folds that the trial may train, in order."""
     database: Path
     study: str
     prune: bool
 
     def open(self, folds: int | None = None) -> Run:
-        """Returns the trial's run with so many of its folds, or with all."""
+        """Returns the trial's run with its first `folds` folds, or with all."""
         chosen = list(self.folds[:folds])
         changes = [*self.assignments, f"train.folds={chosen}", "train.final=false"]
         return open_run(self.recipe, self.quick, self.name, changes)
@@ -47,32 +47,32 @@ class Ended:
 
     state: Literal["complete", "pruned"]
     score: float
-    """The honest score of its folds."""
+    """The honest score on its folds."""
 
 
 def run_trial(trial: Trial, reporter: Reporter) -> Ended:
-    """Trains, predicts and tunes a trial's folds, one after the other, and returns how it ended.
+    """Trains, predicts and tunes the folds of a trial one after the other, and returns how it ended.
 
     Raises:
-        PipelineError: a stage could not be run.
+        PipelineError: a stage failed.
     """
-    from pipeline.sweep import study  # Optuna is needed from here on
+    from pipeline.sweep import study  # imports Optuna
 
-    told = study.open_trial(trial)
-    scores = told.scores()
+    record = study.open_trial(trial)
+    scores = record.scores()
     for count in range(len(scores) + 1, len(trial.folds) + 1):
-        if trial.prune and count > 1 and told.too_low():
+        if trial.prune and count > 1 and record.too_low():
             return Ended("pruned", scores[-1])
         run = trial.open(count)
         for stage in STAGES:
             run_stage(run, stage, mention=False)
         scores.append(honest(read_scored(run.folder)))
-        told.report(count, scores[-1])
+        record.report(count, scores[-1])
         reporter.advance(f"trial {trial.number}", 1 / len(trial.folds))
         say(f"  trial {trial.number}: fold {count} of {len(trial.folds)}, honest score so far {scores[-1]:.4f}")
     return Ended("complete", scores[-1])
 
 
 def honest(result: dict[str, Any]) -> float:
-    """Returns the honest score that postprocess.json holds: of images that chose nothing."""
+    """Returns the honest score of a postprocess.json: on images that were not used for any choice."""
     return result.get("scores", {}).get("fold_model", {}).get("score", result["nested"])

@@ -75,7 +75,7 @@ class Report:
         for column in ("what was found", "what to do")[: 1 + remedies]:
             table.add_column(column, ratio=1, overflow="fold")
         for result in self.results:
-            cells = [result.check, SHOWN[result.status], escape(result.found), escape(result.remedy)]
+            cells = [result.check, SHOWN[result.status], escape(result.finding), escape(result.remedy)]
             table.add_row(*cells[: 3 + remedies])
         return table
 
@@ -149,7 +149,7 @@ def _results(probe: Probe, request: Request) -> list[Result]:
     parameters, shapes = checks.check_parameters(probe), checks.check_shapes(probe, request.size)
     results = [parameters, shapes]
     if shapes.status == "fail" or "requires_grad" in parameters.remedy:
-        names = ("evaluation", "dropout", "gradients", "logits", "batch norm", "eight images", "in the pipeline")
+        names = ("evaluation", "dropout", "gradients", "logits", "batch norm", "overfitting", "in the pipeline")
         why = "It needs the checks above to pass."
         return [*results, *_printing(probe), *(Result(name, "not run", why) for name in names)]
     images, masks = _drawn(probe, request)
@@ -176,7 +176,7 @@ def _trained(probe: Probe, images: Tensor, masks: Tensor, request: Request) -> l
     results = [gradients, training.check_range(learner)]
     if not learner.steps:
         why = "No step of training succeeded."
-        return [*results, *(Result(name, "not run", why) for name in ("batch norm", "eight images"))]
+        return [*results, *(Result(name, "not run", why) for name in ("batch norm", "overfitting"))]
     results.append(checks.check_norm(probe, before))
     return [*results, training.check_overfit(learner, deadline)]
 
@@ -192,8 +192,8 @@ def _in_pipeline(request: Request) -> Result:
             mask = network(torch.from_numpy(pixels)).mask
     except PipelineError as error:
         return Result("in the pipeline", "fail", str(error), "Correct what the message names.")
-    found = f"It takes the network; an image of {rows}×{columns} gives logits {tuple(mask.shape)}."
-    return Result("in the pipeline", "pass", found)
+    text = f"The pipeline takes the network; an image of {rows}×{columns} gives logits {tuple(mask.shape)}."
+    return Result("in the pipeline", "pass", text)
 
 
 def _printing(probe: Probe) -> list[Result]:

@@ -49,7 +49,9 @@ def _class_row(number: int, made: Made, areas: np.ndarray) -> tuple[str, str, st
 
 def data_picture(examples: Sequence[Example], plan: Plan, made: Made) -> np.ndarray:
     """Returns an RGB picture (h, w, 3) uint8 of training images with their masks, those that show something first."""
-    training = sorted((place for place in range(len(examples)) if not plan.test[place]), key=lambda one: plan.ids[one])
+    training = sorted(
+        (place for place in range(len(examples)) if not plan.test[place]), key=lambda place: plan.ids[place]
+    )
     chosen = sorted(training, key=lambda place: not _shown(examples[place], made).any())[:SHOWN]
     settings = settings_of(made)
     tiles = []

@@ -1,4 +1,4 @@
-"""Which images of a made competition are training and test, public and private, and what they are called."""
+"""Which images of a made competition are training and test, public and private, and their ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Plan:
     """What becomes of each image; every list has one entry per image of the source."""
 
     ids: list[str]
-    """What it is called: drawn, so that neither order nor source nor mask follow from it."""
+    """Its new id, drawn at random, so that neither its order, its source nor its mask follows from it."""
     test: np.ndarray
     """Whether it is a test image (N,) bool."""
     public: np.ndarray
@@ -123,10 +123,10 @@ def _chosen(clusters: np.ndarray, present: np.ndarray, share: float, rng: np.ran
 
 
 def _drawn_ids(count: int, rng: np.random.Generator) -> list[str]:
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found["".join(rng.choice(list(LETTERS), LENGTH))] = None
-    return list(found)
+    ids: dict[str, None] = {}
+    while len(ids) < count:
+        ids["".join(rng.choice(list(LETTERS), LENGTH))] = None
+    return list(ids)
 
 
 def _renamed(groups: list[str], rng: np.random.Generator) -> list[str]:

@@ -1,4 +1,4 @@
-"""Eight drawn images with masks that every sound segmentation network learns by heart within seconds."""
+"""Eight drawn images with masks, which every correct segmentation network overfits within seconds."""
 
 import cv2
 import numpy as np
@@ -10,8 +10,8 @@ COUNT = 8
 def draw(size: tuple[int, int], channels: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Returns eight images and their masks.
 
-    Every class is an ellipse of its own brightness in front of noise; a rectangle of the same brightness is none, so
-    that brightness alone does not solve the task.
+    Every class is an ellipse of its own brightness in front of noise. A rectangle of the same brightness is background,
+    so that brightness alone does not solve the task.
 
     Args:
         size: rows × columns, at least 32 each.

@@ -52,8 +52,15 @@ class Example:
         return np.array([bool(text) for text in self.texts])
 
     def image(self) -> np.ndarray:
-        """Returns the pixels (H, W, C) uint8 or uint16; floats from 0 to 1 become uint16."""
-        image = self.item.read_image()
+        """Returns the pixels (H, W, C) uint8 or uint16; floats from 0 to 1 become uint16.
+
+        Raises:
+            PipelineError: the file cannot be read any more.
+        """
+        try:
+            image = self.item.read_image()
+        except ValueError as error:
+            raise PipelineError(f"{self.item.path}: {error}. It was read before: leave the source as it is.") from None
         return np.rint(image.astype(np.float64) * 65535).astype(np.uint16) if image.dtype.kind == "f" else image
 
     def planes(self) -> np.ndarray:
@@ -82,11 +89,11 @@ def read_examples(source: Source) -> list[Example]:
             f"{source.folder} has {len(items)} images with known masks; a competition needs at least {FEWEST}."
         )
     grid = descriptors.block_grid(competition.shape)
-    found = [_example(item, grid) for item in track(items, "read", len(items))]
-    kinds = sorted({f"{one.dtype.name}" for one in found})
+    examples = [_example(item, grid) for item in track(items, "read", len(items))]
+    kinds = sorted({example.dtype.name for example in examples})
     if len(kinds) > 1:
         raise PipelineError(f"Images are of different types, {listed(kinds)}: convert them to one, for instance uint8.")
-    return found
+    return examples
 
 
 def _example(item: Item, grid: tuple[int, int]) -> Example:

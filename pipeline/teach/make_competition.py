@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.config.competition import Competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, shown, write_json, write_png
 from pipeline.core.version import program
@@ -113,7 +114,7 @@ def make_competition(source: Source, request: Request) -> Written:
     record = _record(request, seed, source, planned)
     _write(request, examples, planned, made, record)
     archive = request.folder / f"{name}.zip"
-    remarks = [*telling_properties(examples), *_told_shares(request, record["counts"])]
+    remarks = [*telling_properties(examples), *_share_remarks(request, record["counts"]), *_metric_remarks(competition)]
     return Written(request.folder, archive, name, record["counts"], remarks)
 
 
@@ -152,7 +153,7 @@ def _record(request: Request, seed: int, source: Source, planned: Plan) -> dict[
     return {**options, "seed": seed, "source": str(source.folder), "read_as": source.competition.name, "counts": counts}
 
 
-def _told_shares(request: Request, counts: dict[str, int]) -> list[str]:
+def _share_remarks(request: Request, counts: dict[str, int]) -> list[str]:
     """Sentences on shares that could not be met."""
     shares = {
         "test": (request.test, counts["test"] / (counts["train"] + counts["test"])),
@@ -163,6 +164,16 @@ def _told_shares(request: Request, counts: dict[str, int]) -> list[str]:
         f"({counts['sets']} sets in all)."
         for name, (wanted, share) in shares.items()
         if abs(share - wanted) > 0.05
+    ]
+
+
+def _metric_remarks(competition: Competition) -> list[str]:
+    """Sentences on what the source scores otherwise."""
+    if competition.ignore_class is None:
+        return []
+    return [
+        f"The source leaves pixels of the class {competition.ignore_class} out of its score; this competition counts "
+        "them like those of any other class."
     ]
 
 

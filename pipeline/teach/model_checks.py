@@ -66,13 +66,13 @@ def check_shapes(probe: Probe, size: tuple[int, int]) -> Result:
         except UnusableOutput as problem:
             return Result("shapes", "fail", problem.reason, problem.remedy)
     tried = ", ".join(f"{count} of {height}×{width}" for count, height, width in shapes)
-    found = f"Images: {tried} in, logits of that size out."
+    text = f"Images: {tried} in, logits of that size out."
     try:
         probe.logits(torch.randn(1, probe.channels, *ODD))
-        found += f" {ODD[0]}×{ODD[1]} works too."
+        text += f" {ODD[0]}×{ODD[1]} works too."
     except UnusableOutput:
-        found += f" {ODD[0]}×{ODD[1]} does not, which is no fault: the pipeline pads to multiples of {step}."
-    return Result("shapes", "pass", found)
+        text += f" {ODD[0]}×{ODD[1]} does not, which is not a fault: the pipeline pads to multiples of {step}."
+    return Result("shapes", "pass", text)
 
 
 def check_one_image(probe: Probe, size: tuple[int, int]) -> Result:
@@ -132,7 +132,7 @@ def check_dropout(probe: Probe, images: Tensor, options: dict[str, Any]) -> Resu
         return Result(
             "dropout",
             "fail",
-            f"{listed(modules)} drops nothing in training: it is never called, or its output is not used.",
+            f"The layer {listed(modules)} drops nothing in training: it is never called, or its output is not used.",
             "Call it in forward, and go on with what it returns: x = self.dropout(x).",
         )
     if asked:
@@ -169,7 +169,7 @@ def check_norm(probe: Probe, before: dict[str, Tensor]) -> Result:
         reason = f"momentum={momentum}" if momentum == 0 else "kept in evaluation, or never called"
         return Result(
             "batch norm",
-            "fail" if probe.own or momentum == 0 else "note",
+            "fail" if probe.user_class or momentum == 0 else "note",
             f"The running mean of {listed(still)} does not move in training ({reason}).",
             "Leave momentum at its default 0.1, and let train() reach every layer: evaluation goes by these means.",
         )

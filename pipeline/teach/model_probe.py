@@ -32,7 +32,7 @@ class Result:
     """Its name."""
     status: Status
     """`note` is a pass with something to know."""
-    found: str
+    finding: str
     """What was measured, or why the check failed."""
     remedy: str = ""
     """What to do; empty where there is nothing to do."""
@@ -53,12 +53,12 @@ class Probe:
         network: the network.
         channels: of its images.
         classes: of its logits.
-        own: whether it is a class of the user's own, and no published architecture.
+        user_class: whether the class is the user's, and not a published architecture.
         printed: what it has printed so far.
     """
 
-    def __init__(self, network: Module, channels: int, classes: int, own: bool = True) -> None:
-        self.network, self.channels, self.classes, self.own = network, channels, classes, own
+    def __init__(self, network: Module, channels: int, classes: int, user_class: bool = True) -> None:
+        self.network, self.channels, self.classes, self.user_class = network, channels, classes, user_class
         self.printed = ""
 
     def output(self, images: Tensor) -> Output:
@@ -77,9 +77,9 @@ class Probe:
             raise UnusableOutput(
                 f"forward returns {_described(value)}, not a tensor.", "End forward with `return logits`."
             )
-        found = as_output(value)
-        _check_logits(found.mask, images, self.classes)
-        return found
+        output = as_output(value)
+        _check_logits(output.mask, images, self.classes)
+        return output
 
     def output_in_training(self, images: Tensor) -> Output:
         """Returns the same in training mode, with gradients; raises as `output`."""
@@ -96,7 +96,7 @@ class Probe:
         try:
             with contextlib.redirect_stdout(text):
                 return self.network(images)
-        except Exception as error:  # the network is the user's own code
+        except Exception as error:  # the network is the user's code
             pass_on(error)
             raise UnusableOutput(
                 f"forward fails on images of shape {tuple(images.shape)}: {described(error)}", _remedy(error)
@@ -106,15 +106,15 @@ class Probe:
 
 
 def described(error: BaseException) -> str:
-    """Returns the type and first line of an error, with the last line of the user's own code that led to it."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(Path(frame.filename))]
-    where = f" ({Path(own[-1].filename).name} line {own[-1].lineno})" if own else ""
+    """Returns the type and first line of an error, with the last line of the user's code that led to it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_user_code(Path(frame.filename))]
+    where = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
     text = first_line(error) if isinstance(error, Exception) else str(error)
     name = type(error).__name__
     return f"{name if text == name else f'{name}: {text}'}{where}"
 
 
-def _is_own(path: Path) -> bool:
+def _is_user_code(path: Path) -> bool:
     """Whether a file is neither the package's nor an installed library's."""
     libraries = ("site-packages", "dist-packages")
     return PACKAGE not in path.parents and not any(part in libraries for part in path.parts) and path.suffix == ".py"
@@ -126,6 +126,8 @@ def _remedy(error: BaseException) -> str:
         return "Fill in this part of the class."
     if "more than 1 value per channel" in text:
         return "BatchNorm needs more than one value per channel: normalise larger feature maps, or use GroupNorm."
+    if "Kernel size can't be greater" in text:
+        return "Feature maps have become smaller than the kernel: pad 3×3 convolutions by 1, and halve less often."
     if "channels, but got" in text:
         return "The first convolution must take `channels` (first argument of the constructor), later ones what comes."
     if "Sizes of tensors must match" in text or "size of tensor a" in text:

@@ -5,6 +5,7 @@ The loss is the pipeline's binary cross-entropy plus Dice, each class a mask of 
 
 import contextlib
 import io
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -58,7 +59,7 @@ class Learner:
     steps: int = 0
 
     def __post_init__(self) -> None:
-        trained = [one for one in self.probe.network.parameters() if one.requires_grad]
+        trained = [parameter for parameter in self.probe.network.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, LEARNING_RATE)
         self.loss = WeightedLoss(LossSettings(), "multilabel")
 
@@ -78,7 +79,7 @@ class Learner:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 value.backward()
-        except Exception as error:  # autograd raises many types, and hooks may be the user's own
+        except Exception as error:  # autograd raises many types, and hooks are the user's code
             pass_on(error)
             raise NoLearning(f"the loss has no gradient: {described(error)}") from error
         if self.steps < FIRST_STEPS:
@@ -110,8 +111,8 @@ class Learner:
 
 
 def _larger(before: float | None, now: float | None) -> float | None:
-    known = [one for one in (before, now) if one is not None]
-    return next((one for one in known if one != one), max(known)) if known else None
+    values = [value for value in (before, now) if value is not None]
+    return next((value for value in values if math.isnan(value)), max(values)) if values else None
 
 
 def check_gradients(learner: Learner, deadline: float) -> Result:
@@ -134,14 +135,14 @@ def check_gradients(learner: Learner, deadline: float) -> Result:
             "Nothing may cut the graph between input and logits: no detach(), .data, numpy(), argmax or "
             "torch.no_grad(). A loss that is no number comes from a logarithm or a division by zero.",
         )
-    return _told_gradients(learner)
+    return _gradient_result(learner)
 
 
-def _told_gradients(learner: Learner) -> Result:
-    found = learner.gradients
-    broken = [name for name, value in found.items() if value is not None and value != value]
-    missing = [name for name, value in found.items() if value is None]
-    zero = [name for name, value in found.items() if value == 0]
+def _gradient_result(learner: Learner) -> Result:
+    gradients = learner.gradients
+    broken = [name for name, value in gradients.items() if value is not None and math.isnan(value)]
+    missing = [name for name, value in gradients.items() if value is None]
+    zero = [name for name, value in gradients.items() if value == 0]
     # a bias in front of BatchNorm has a gradient of zero but for rounding, and does no harm
     dead = [name for name in zero if not name.endswith("bias") or _weight_of(name) in (*zero, *missing)]
     if broken:
@@ -149,8 +150,8 @@ def _told_gradients(learner: Learner) -> Result:
             "gradients", "fail", f"The gradient of {listed(broken)} is not finite.",
             "Look for a logarithm, root or division of zero, or an exponential of large values, in forward.",
         )  # fmt: skip
-    # a published architecture may have layers that it does not use; in one's own class that is a mistake
-    status: Status = "fail" if learner.probe.own else "note"
+    # a published architecture may have layers that it does not use; in the user's class that is a mistake
+    status: Status = "fail" if learner.probe.user_class else "note"
     if missing:
         return Result(
             "gradients", status, f"No gradient reaches {listed(missing)}.",
@@ -163,7 +164,7 @@ def _told_gradients(learner: Learner) -> Result:
             "The layer's result never matters: a ReLU whose input is always negative (dead: check the initialisation "
             "and the bias before it), or a factor of zero behind it.",
         )  # fmt: skip
-    return Result("gradients", "pass", f"Finite and not zero in all {len(found)} parameter tensors.")
+    return Result("gradients", "pass", f"Finite and not zero in all {len(gradients)} parameter tensors.")
 
 
 def _weight_of(bias: str) -> str:
@@ -182,21 +183,21 @@ def check_range(learner: Learner) -> Result:
         drawn = _of_drawn_weights(probe, learner.images[:2])
     except UnusableOutput as problem:
         return Result("logits", "fail", problem.reason, problem.remedy)
-    found = f"Outputs lie between {float(values[0].min()):.3g} and {float(values[0].max()):.3g}."
+    text = f"Outputs lie between {float(values[0].min()):.3g} and {float(values[0].max()):.3g}."
     if not torch.isfinite(values).all():
         return Result("logits", "fail", "Outputs are not finite for large inputs.", "Normalise inside, or bound exp().")
     if values.shape[2] == 1 and bool((values == 1).all()):
         return Result("logits", "fail", "Every output is 1: a softmax over a single channel.", LAST)
     if float((values - values[:, :1]).abs().max()) == 0:
-        return Result("logits", "fail", f"{found} They are the same for every image.", "Use the input in forward.")
+        return Result("logits", "fail", f"{text} They are the same for every image.", "Use the input in forward.")
     kind = _bounded(values, torch.cat([values.flatten(), drawn]))
     if kind:
-        return Result("logits", "fail", f"{found} {kind}", LAST)
+        return Result("logits", "fail", f"{text} {kind}", LAST)
     if values.shape[2] > 1 and float(values.logsumexp(2).abs().max()) < 1e-3:
         return Result(
-            "logits", "note", f"{found} That looks like a log_softmax.", f"It only suits exclusive classes. {LAST}"
+            "logits", "note", f"{text} That looks like a log_softmax.", f"It only suits exclusive classes. {LAST}"
         )
-    return Result("logits", "pass", f"{found} No sigmoid, softmax or ReLU at the end.")
+    return Result("logits", "pass", f"{text} No sigmoid, softmax or ReLU at the end.")
 
 
 def _bounded(values: Tensor, every: Tensor) -> str:
@@ -222,20 +223,20 @@ def _of_drawn_weights(probe: Probe, images: Tensor) -> Tensor:
     try:
         for _ in range(DRAWN):
             with torch.no_grad():
-                for parameter, own in zip(probe.network.parameters(), kept, strict=True):
-                    parameter.copy_(2 * (own.abs().max() + 0.1) * torch.randn_like(own))
+                for parameter, before in zip(probe.network.parameters(), kept, strict=True):
+                    parameter.copy_(2 * (before.abs().max() + 0.1) * torch.randn_like(before))
             outputs.append(probe.logits(images).float().flatten())
     finally:
         with torch.no_grad():
-            for parameter, own in zip(probe.network.parameters(), kept, strict=True):
-                parameter.copy_(own)
+            for parameter, before in zip(probe.network.parameters(), kept, strict=True):
+                parameter.copy_(before)
     values = torch.cat(outputs)
     return values[torch.isfinite(values)]
 
 
 def check_overfit(learner: Learner, deadline: float) -> Result:
-    """Returns whether the network learns the eight images by heart before the deadline (time.monotonic())."""
-    started, left = time.monotonic(), max(0.0, deadline - time.monotonic())
+    """Returns whether the network overfits the eight images before the deadline (time.monotonic())."""
+    started = time.monotonic()
     best, training = 0.0, 0.0
     try:
         with progress_bar() as bar:
@@ -251,28 +252,28 @@ def check_overfit(learner: Learner, deadline: float) -> Result:
         if best < GOAL:
             best = max(best, learner.evaluated()[0])
     except UnusableOutput as problem:
-        return Result("eight images", "fail", problem.reason, problem.remedy)
+        return Result("overfitting", "fail", problem.reason, problem.remedy)
     except NoLearning as problem:
         return Result(
-            "eight images", "fail", f"Training fails: {problem}.", "Add normalisation; look for divisions and logs."
+            "overfitting", "fail", f"Training fails: {problem}.", "Add normalisation; look for divisions and logs."
         )
     taken = f"{learner.steps} steps, {duration(time.monotonic() - started)}"
     if best >= ENOUGH:
-        return Result("eight images", "pass", f"Learned by heart: Dice {best:.2f} after {taken}.")
+        return Result("overfitting", "pass", f"Overfits the eight images: Dice {best:.2f} after {taken}.")
     if learner.steps < DECIDED:
         return Result(
-            "eight images", "fail",
-            f"Not decided: the time was over after {taken}, at Dice {best:.2f} ({training:.2f} in training).",
-            f"Give more time than {duration(left)} (--minutes), or a smaller --size.",
+            "overfitting", "fail",
+            f"Not decided: the time was over after {taken}, at Dice {best:.2f}.",
+            "Give it more time (--minutes), or smaller images (--size).",
         )  # fmt: skip
     if training >= ENOUGH:
         return Result(
-            "eight images", "fail",
+            "overfitting", "fail",
             f"Dice {training:.2f} in training, and {best:.2f} at best in evaluation, after {taken}.",
             "BatchNorm's running statistics lag behind, or a layer does something else in evaluation: see above.",
         )  # fmt: skip
     return Result(
-        "eight images", "fail", f"Not learned: Dice {best:.2f} after {taken}; {ENOUGH} was expected.",
-        "A sound network learns eight images by heart. Check that skips join features of the same place, that the "
+        "overfitting", "fail", f"Not learned: Dice {best:.2f} after {taken}; {ENOUGH} was expected.",
+        "A correct network overfits eight images. Check that skips join features of the same place, that the "
         "decoder reaches full size by learned layers, and that no ReLU stands behind the last convolution.",
     )  # fmt: skip

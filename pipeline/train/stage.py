@@ -260,13 +260,13 @@ def _trained(
     progress.beside = at_once > 1
     if at_once > 1:
         say(f"  {at_once} trainings in parallel")
-    begun = 0
+    yielded = 0
 
     def units_of(step: Step) -> list[Unit]:
-        nonlocal begun
+        nonlocal yielded
         freshness.record(step, 0, started(step), inputs.of(step))
-        after = (len(steps) - 1 - begun // at_once * at_once + later) // at_once  # later rounds of trainings
-        begun += 1
+        after = (len(steps) - 1 - yielded // at_once * at_once + later) // at_once  # later rounds of trainings
+        yielded += 1
         return [Unit(step.title, _train, replace(trainings[step.title], after=after), needs)]
 
     yield from runner.run(steps, units_of, progress.advance, lambda step: progress.end(step.title))

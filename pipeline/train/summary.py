@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.model_summary import ModelSummary
 from pipeline.core.files import shown, write_text
 from pipeline.core.intact import read_array
 from pipeline.core.run import Run
+from pipeline.core.shortage import pass_on
 from pipeline.networks import models
 
 FILE = "model.txt"
@@ -43,7 +44,8 @@ def write_summary(run: Run, folders: Sequence[Path]) -> str:
     try:
         summary = ModelSummary(_Example(network, (1, run.recipe.image.channels, height, width)), max_depth=-1)
         operations = f", {summary.total_flops / 1e9:.3g} GFLOPs per {height}×{width} image"
-    except Exception:  # a network of your own may need values, which `meta` tensors do not have
+    except Exception as error:  # a network of your own may need values, which `meta` tensors do not have
+        pass_on(error)
         network = models.build_network(run, None, dtype)
         summary, operations = ModelSummary(_Example(network, None), max_depth=-1), ""
     encoder = "" if ":" in model.architecture else f", encoder {model.encoder}"

@@ -126,9 +126,9 @@ def _early(known: list[History]) -> list[Reason]:
     early = [history for history in known if history.kept_early]
     if not early:
         return []
-    details = [f"{one.title} kept epoch {one.kept + 1} (held-out loss {one.loss[one.kept]:.3f}), but epoch "
-               f"{one.kept + int(one.loss[one.kept :].argmin()) + 1} had {one.loss[one.kept :].min():.3f}"
-               for one in early]  # fmt: skip
+    details = [f"{fold.title} kept epoch {fold.kept + 1} (held-out loss {fold.loss[fold.kept]:.3f}), but epoch "
+               f"{fold.kept + int(fold.loss[fold.kept :].argmin()) + 1} had {fold.loss[fold.kept :].min():.3f}"
+               for fold in early]  # fmt: skip
     run = early[0].run
     command = trained_again(run, "loss", "train.monitor=loss")
     if run.recipe.train.monitor == "loss":
@@ -141,8 +141,8 @@ def _falling(known: list[History]) -> list[Reason]:
     falling = [history for history in known if history.still_falling]
     if not falling:
         return []
-    details = [f"{one.title} ({one.loss[-4]:.3f} to {one.loss[-1]:.3f} in the last three of {len(one.loss)} epochs)"
-               for one in falling]  # fmt: skip
+    details = [f"{fold.title} ({fold.loss[-4]:.3f} to {fold.loss[-1]:.3f} in the last three of {len(fold.loss)} epochs)"
+               for fold in falling]  # fmt: skip
     text = f"Training ended while the held-out loss was still falling: {named(details)}."
     run = falling[0].run
     level: Level = "note" if "--quick" in run.options else "check"  # --quick ends early on purpose
@@ -157,10 +157,9 @@ def _late(known: list[History]) -> list[Reason]:
     command = trained_again(run, "loss", "train.monitor=loss", "train.keep=best")
     if not late[0].of_the_end and run.recipe.train.monitor == "loss":
         command = trained_again(run, "shorter", f"train.epochs={int(late[0].smooth.argmin()) + 1}")
-    how = "The held-out loss rose before the end"
-    if not late[0].of_the_end:
-        how = "The kept weights are from an epoch that is too late"
-    text = f"{how}: {named(list(map(_late_detail, late)))}."
+    details = named(list(map(_late_detail, late)))
+    rose = f"The held-out loss rose before the end of training: {details}."
+    text = rose if late[0].of_the_end else f"The kept epoch is too late: {details}."
     mild = all(history.of_the_end and history.means[-1] <= GRAVE * history.means.min() for history in late)
     return [Reason("note" if mild else "check", "trained too long", text, command)]
 

@@ -88,7 +88,7 @@ def _leaks(findings: Findings) -> list[Reason]:
     run = findings.run
     if not (run.audit.exists() and leak_remark(run)):
         return []
-    text = f"All scores are too optimistic, also the honest one: {read_audit(run)['verdict']}."
+    text = f"All scores are too optimistic, including the honest one: {read_audit(run)['verdict']}."
     return [Reason("check", "leaking folds", text, shown(run.audit))]
 
 

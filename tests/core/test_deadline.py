@@ -41,7 +41,4 @@ def test_a_run_without_time_ends_with_its_own_exit_code(tiny: Tiny) -> None:
     done = tiny.cli("run", tiny.recipe_path, "--to", "clean", "--time", "0.001s")
     assert done.returncode == 4
     said = "decode was not started: the time of --time is up. What is finished is kept: the same command continues from"
-    assert done.stderr.endswith(
-        f"{said} there.\
-"
-    )
+    assert done.stderr.endswith(f"{said} there.\n")

@@ -166,7 +166,7 @@ def test_later_regions_cover_earlier_ones_in_a_class_map(raw: Raw) -> None:
 def test_labels_that_are_no_class(raw: Raw) -> None:
     save(raw, "x.json", coco())
     (fault,) = raw.faults()
-    assert fault.startswith("x.json: annotation 8 of image a has the label 'dog', no class of the YAML (cell)")
+    assert fault.startswith("x.json: annotation 8 of image a has the label 'dog', which is no class of the YAML (cell)")
     raw.settings["other_labels"] = "leave_out"
     assert not raw.faults() and (raw.planes("a") == LIKE_COCO).all()
     raw.settings |= {"other_labels": "fault", "ignore_value": "dog"}
@@ -182,11 +182,15 @@ def without(key: str, number: int, name: str) -> dict[str, Any]:
 WRONG = [
     ("x.json", [without("annotations", 0, "image_id")], "x.json: annotations[0] has no `image_id`; correct it."),
     ("x.json", [without("images", 1, "file_name")], "x.json: images[1] has no `file_name`; correct it."),
-    ("x.json", [coco(categories=[])], "x.json: annotation 7 is of category 3, which `categories` does not hold"),
-    ("x.json", [{"boxes": []}], "x.json holds a dict with the keys boxes, no annotations; expected one of COCO"),
-    ("x.jsonl", [ONE_IMAGE["line"], {"annotations": []}], "x.jsonl row 2: it names no image: expected `id`"),
+    ("x.json", [coco(categories=[])], "x.json: annotation 7 belongs to category 3, which is not in `categories`"),
+    (
+        "x.json",
+        [{"boxes": []}],
+        "x.json holds a dict with the keys boxes and no annotations; expected one of the formats COCO",
+    ),
+    ("x.jsonl", [ONE_IMAGE["line"], {"annotations": []}], "x.jsonl row 2: it has no name of an image: expected `id`"),
     ("x.jsonl", [{"id": "a", "annotations": [{"coordinates": [[[1, 2]]]}]}], "annotation 1: an outline has 1 point;"),
-    ("x.json", [coco(images=[{"id": 1, "file_name": "z.png"}], annotations=[])], "x.json speaks of none of the images"),
+    ("x.json", [coco(images=[{"id": 1, "file_name": "z.png"}], annotations=[])], "x.json describes none of the images"),
 ]
 
 
@@ -195,24 +199,26 @@ def test_files_that_are_wrong(raw: Raw, file: str, data: list[Any], words: str) 
     save(raw, file, *data)
     assert words in raw.error()
     (raw.folder / file).write_text("{]")
-    assert f"{file}{' row 1' if file == 'x.jsonl' else ''} is no JSON" in raw.error()
+    assert f"{file}{' row 1' if file == 'x.jsonl' else ''} is not JSON" in raw.error()
 
 
 def test_another_size_than_the_image(raw: Raw) -> None:
     save(raw, "x.json", coco(images=[{"id": 1, "file_name": "a.png", "height": 32, "width": 24},
                                      {"id": 2, "file_name": "b.png"}]))  # fmt: skip
     raw.settings["classes"] = ["cell", "dog"]
-    assert "annotations of image a are of (32, 24), the image is (24, 32)" in str(raw.mask_fault("a"))
+    assert "annotations of image a are for the size (32, 24), and the image is (24, 32)" in str(raw.mask_fault("a"))
     data = coco()
     data["annotations"][1]["segmentation"]["size"] = [32, 24]
     save(raw, "x.json", data)
-    assert "annotation 8 of image a: its size is [32, 24], the image's [24, 32]" in str(raw.mask_fault("a"))
+    assert "annotation 8 of image a: its size is [32, 24], and that of the image [24, 32]" in str(raw.mask_fault("a"))
 
 
 def test_images_without_annotations(raw: Raw) -> None:
     save(raw, "x.jsonl", ONE_IMAGE["line"])
     (fault,) = raw.faults()
-    assert fault.startswith("img/b.png: image has no annotations in x.jsonl; where that means no mask, set `columns:")
+    assert fault.startswith(
+        "img/b.png: image has no annotations in x.jsonl; if such images have an empty mask, set `columns:"
+    )
     raw.settings["columns"] = {"absent": "empty"}
     assert not raw.faults() and not raw.planes("b").any()
 
@@ -237,5 +243,7 @@ def test_an_outline_far_outside_and_a_file_of_nothing(raw: Raw) -> None:
     save(raw, "a.json", {"shapes": [{"label": "cell", "points": [*SQUARE, [1e6, 3]]}]})
     save(raw, "b.json", [])
     raw.settings["train"]["masks"] = "{id}.json"
-    assert "shape 1 of image a: an outline reaches to 1e+06, far outside the image (24×32)" in str(raw.mask_fault("a"))
+    assert "shape 1 of image a: an outline has the coordinate 1e+06, far outside the image (24×32)" in str(
+        raw.mask_fault("a")
+    )
     assert not raw.planes("b").any()

@@ -27,7 +27,7 @@ from pipeline.split.folds import read_folds
 PACKAGE = Path(load_recipe.__code__.co_filename).parent
 SCALES = "`value_range: [lowest, highest]` in the competition's YAML scales all images"
 DAMAGED = "cannot be read, it is damaged or truncated"
-MEND = "Mend them, or leave faulty training images out: `decode: {on_error: drop}`"
+MEND = "Correct them, or leave out faulty training images with `decode: {on_error: drop}`"
 
 
 def faults(message: str) -> list[str]:
@@ -42,7 +42,7 @@ def test_missing_image(tiny: Tiny) -> None:
     tiny.path("a03").unlink()
     message = tiny.fails()
     assert message.startswith("1 fault in the raw files:\n")
-    assert faults(message) == ["train.csv row 4: id a03 has no image, train/a03.tif does not exist"]
+    assert faults(message) == ["train.csv row 4: id a03 has no image: train/a03.tif does not exist"]
     assert MEND in message
 
 
@@ -55,7 +55,7 @@ def test_image_without_a_row(tiny: Tiny) -> None:
 def test_duplicated_id(tiny: Tiny) -> None:
     tiny.rows.append(tiny.row("a02"))
     tiny.save()
-    assert faults(tiny.fails()) == ["train.csv row 14: id a02 stands in row 3 already"]
+    assert faults(tiny.fails()) == ["train.csv row 14: id a02 is already in row 3"]
 
 
 def test_no_row_fits_an_image(tiny: Tiny) -> None:
@@ -63,14 +63,14 @@ def test_no_row_fits_an_image(tiny: Tiny) -> None:
         row["id"] += "x"
     tiny.save()
     message = tiny.fails()
-    assert message.startswith("No training image in ")
-    assert "train.csv row 2: id a01x has no image, train/a01x.tif does not exist" in message
+    assert message.startswith("No file in ")
+    assert "train.csv row 2: id a01x has no image: train/a01x.tif does not exist" in message
 
 
 def test_no_image_at_all(tiny: Tiny) -> None:
     tiny.settings["train"]["images"] = "elsewhere/{id}.tif"
     tiny.save()
-    assert "No training image in" in tiny.fails()
+    assert "No file in" in tiny.fails()
     tiny.settings["test"]["images"] = "elsewhere/{id}.tif"
     tiny.save()
     message = tiny.fails()
@@ -82,7 +82,7 @@ def test_test_image_missing_or_unlisted(tiny: Tiny) -> None:
     tiny.path("t2").rename(tiny.path("t2").with_name("t9.tif"))
     message = tiny.fails()
     assert faults(message) == [
-        "sample.csv row 3: id t2 has no image, test/t2.tif does not exist",
+        "sample.csv row 3: id t2 has no image: test/t2.tif does not exist",
         "test/t9.tif: image without a row in sample.csv",
     ]
     assert MEND not in message
@@ -156,7 +156,7 @@ def test_one_file_in_both_subsets_is_a_fault(tiny: Tiny, beside: bool) -> None:
         (tiny.input / "sample.csv").write_text("id,mask\na03,1 1\n")
     message = tiny.fails()
     name, path = ("a03", "train/a03.tif") if beside else ("t3", "train/t3.tif")
-    assert f"{path}: test image {name} is a training image too" in message
+    assert f"{path}: test image {name} is also a training image" in message
 
 
 GARBAGE = b"this is no image" * 20
@@ -235,7 +235,9 @@ def test_two_images_of_one_id(tiny: Tiny) -> None:
     tiny.settings["train"]["images"] = "train/*/{id}.tif"
     tiny.save()
     first = "train/here/a01.tif"
-    assert faults(tiny.fails()) == [f"train/there/a01.tif: image a01 is {first} already: an id has one image"]
+    assert faults(tiny.fails()) == [
+        f"train/there/a01.tif: image a01 is already {first}: each id must have one image file"
+    ]
 
 
 def test_garbage_and_corrupt_png(tiny: Tiny) -> None:
@@ -276,7 +278,7 @@ def test_image_of_another_shape(tiny: Tiny, name: str, shape: tuple[int, int], h
 def test_mixed_bit_depth(tiny: Tiny) -> None:
     tiny.path("a05").write_bytes(encoded(tiny.images["a05"].astype(np.uint16)))
     (fault,) = faults(tiny.fails())
-    assert fault.startswith("train/a05.tif: image is uint16, the first image of the competition is uint8")
+    assert fault.startswith("train/a05.tif: image is uint16, and the first image of the competition is uint8")
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
@@ -363,7 +365,7 @@ def test_missing_group(tiny: Tiny) -> None:
     assert tiny.fails() == "competition tiny: column `person` (group) is missing; found `patient`, `age`."
     tiny.settings["group"] = "{group}_{number}"
     tiny.save()
-    assert tiny.fails() == "competition tiny: id a01 does not fit `group: {group}_{number}`."
+    assert tiny.fails() == "competition tiny: id a01 does not match `group: {group}_{number}`."
 
 
 @pytest.mark.parametrize(
@@ -413,8 +415,8 @@ def test_blank_lines_do_not_shift_the_rows_of_faults(tiny: Tiny) -> None:
     (tiny.input / "train.csv").write_text("\n".join([header, "", first, "  ", *rows]))
     (tiny.input / "sample.csv").write_text("id,mask\n\nt1,1 1\nt2,1 1\n\nt3,1 1\nt3,1 1\n")
     found = faults(tiny.fails())
-    assert found[0] == "train.csv row 6: id a03 has no image, train/a03.tif does not exist"
-    assert found[1] == "sample.csv row 7: id t3 stands in row 6 already"
+    assert found[0] == "train.csv row 6: id a03 has no image: train/a03.tif does not exist"
+    assert found[1] == "sample.csv row 7: id t3 is already in row 6"
     assert any(fault.startswith("train.csv row 8: mask of image a05: ") for fault in found)
 
 
@@ -423,7 +425,7 @@ def test_a_table_with_two_rows_of_an_image(tiny: Tiny) -> None:
     tiny.save()
     (tiny.input / "patients.csv").write_text("id,site\na01,x\na02,y\n\na01,y\na02,y\n")
     message = tiny.fails()
-    assert message.startswith("patients.csv row 5: id a01 stands in row 2 already, with other values (1 such row)")
+    assert message.startswith("patients.csv row 5: id a01 is already in row 2, with other values (1 such row)")
 
 
 def test_no_table(tiny: Tiny) -> None:
@@ -454,7 +456,7 @@ def damage(tiny: Tiny) -> dict[str, str]:
         "a04": "train/a04.tif: image is 60×40; expected 40×60 (rows × columns): transposed?",
         "a05": "train/a05.tif: image is uint16",
         "a06": "train.csv row 7: mask of image a06: run 2 (start 3, length 1) comes before run 1",
-        "a07": "train.csv row 13: id a07 stands in row 8 already",
+        "a07": "train.csv row 13: id a07 is already in row 8",
         "a08": "train/a08.tif: image without a row in train.csv",
     }
 
@@ -626,7 +628,9 @@ def test_groups_that_differ_in_spelling_alone_are_doubted(
     tiny.run("decode")
     printed = capsys.readouterr()
     text = " ".join((printed.out + printed.err).split())
-    assert (f"`patient` (group) is written in more than one way: {said}. They count as different" in text) == bool(said)
+    assert (f"`patient` (group) is spelled in more than one way: {said}. These count as different" in text) == bool(
+        said
+    )
 
 
 def test_group_column(tiny: Tiny) -> None:
@@ -687,7 +691,7 @@ def test_recipe_with_a_fault(tiny: Tiny, change: dict[str, Any], words: list[str
             {"classes": {"a": [1, 2]}},
             ": class a is [1, 2]; expected a number, a text, [red, green, blue], or {any: [7, 8]}",
         ),
-        ({"classes": {"a": 1, "b": 1}}, "values repeats itself: [1, 1]."),
+        ({"classes": {"a": 1, "b": 1}}, "values must all be different; they are [1, 1]."),
         ({"kind": "multiclass", "metric": "mean_iou"}, "kind multiclass needs at least two classes"),
         ({"ignore_class": "b"}, "ignore_class is 'b'; expected a class of a multiclass competition"),
         (
@@ -960,10 +964,10 @@ def test_all_masks_empty_or_full_stop_decode_unless_allowed(tiny: Tiny, full: bo
     for row in tiny.rows:
         row["mask"] = f"1 {SHAPE[0] * SHAPE[1]}" if full and row["mask"] else ""
     tiny.save()
-    what = "every mask covers its whole image, 9 of 12 images" if full else "no training image has a mask, all 12 are"
+    what = "every mask covers its whole image (9 of 12 images)" if full else "no training image has a mask (all 12 are"
     (fault,) = faults(tiny.fails())
     assert fault.startswith(f"train.csv: {what}")
-    assert "where it is so, set `decode: {uniform_masks: allow}`" in fault
+    assert "if this is correct, set `decode: {uniform_masks: allow}`" in fault
     tiny.settings["decode"] = {"uniform_masks": "allow"}
     tiny.save()
     tiny.run("decode")
@@ -1009,8 +1013,8 @@ def test_full_masks_but_for_what_is_ignored(tiny: Tiny) -> None:
     tiny.settings |= {"classes": {"thing": 1}, "ignore_value": 255}
     tiny.save()
     (fault,) = faults(tiny.fails())
-    assert "every mask covers its whole image, 12 of 12 images" in fault
-    assert "`ignore_value` takes pixels of the class" in fault
+    assert "every mask covers its whole image (12 of 12 images)" in fault
+    assert "`ignore_value` is the value of the class" in fault
 
 
 def test_a_threshold_that_no_pixel_reaches(tiny: Tiny) -> None:
@@ -1030,7 +1034,7 @@ def test_a_threshold_that_no_pixel_reaches(tiny: Tiny) -> None:
 def test_instance_numbers_are_no_wavering_values(tiny: Tiny) -> None:
     masks = {name: mask + mask * (np.arange(60, dtype=np.uint8) > 30) for name, mask in tiny.masks.items()}
     with_mask_files(tiny, masks)
-    assert "where they number instances set `instances: true` beside `masks`" in tiny.fails()
+    assert "if they are numbers of instances, set `instances: true` beside `masks`" in tiny.fails()
     assert "128" not in tiny.refused("decode")
 
 

@@ -51,8 +51,8 @@ def test_all_endings_are_read(raw: Raw) -> None:
         assert (raw.planes(str(number))[0] == mask(number) // 255).all()
     assert listing.faults == []
     assert listing.remarks == [
-        "3 training images end otherwise than `train/{id}.png` (3 .jpg; train/2.jpg for instance): read too",
-        "3 test images end otherwise than `test/{id}.png` (3 .jpg; test/t2.jpg for instance): read too",
+        "3 training images have another ending than `train/{id}.png` (3 .jpg; for instance train/2.jpg): read too",
+        "3 test images have another ending than `test/{id}.png` (3 .jpg; for instance test/t2.jpg): read too",
     ]
 
 
@@ -65,10 +65,10 @@ def test_files_beside_images_are_none(raw: Raw) -> None:
     assert listing.faults == []
     unused = [text for text in listing.remarks if "not used" in text]
     assert unused == [
-        "9 image files are not used (9 .tif; train/0_depth.tif for instance): no pattern fits, or no image or mask "
-        "belongs to them",
-        "9 image files are not used (9 .bmp; test/t0_depth_map.bmp for instance): no pattern fits, or no image or mask "
-        "belongs to them",
+        "9 image files are not used (9 .tif; for instance train/0_depth.tif): they match no pattern, or no image or "
+        "mask belongs to them",
+        "9 image files are not used (9 .bmp; for instance test/t0_depth_map.bmp): they match no pattern, or no image "
+        "or mask belongs to them",
     ]
 
 
@@ -77,8 +77,8 @@ def test_masks_without_an_image_are_counted(raw: Raw) -> None:
         next((raw.folder / "train").glob(f"{number}.*")).unlink()
     (text,) = [text for text in raw.listing().remarks if "mask file" in text]
     assert text == (
-        "3 mask files without an image (1 .PNG, 1 .png, 1 .tif; masks/0.tif for instance); images are "
-        "`train/{id}.png`: are some missing, or elsewhere?"
+        "3 mask files without an image (1 .PNG, 1 .png, 1 .tif; for instance masks/0.tif); images are "
+        "`train/{id}.png`: are some missing, or in another folder?"
     )
 
 
@@ -87,17 +87,17 @@ def test_images_without_a_mask_are_counted(raw: Raw) -> None:
     assert str(raw.mask_fault("1")) == "mask does not exist"
     raw.settings["columns"] = {"absent": "empty"}
     assert not raw.planes("1").any()
-    assert raw.listing().remarks[-2] == "1 of 9 training images have no mask file and count as without a mask"
+    assert raw.listing().remarks[-2] == "1 of 9 training images have no mask file and get an empty mask"
 
 
 def test_images_in_deeper_folders_are_counted(raw: Raw) -> None:
     save(raw.folder / "train/site2/20.png", picture(20))
-    assert "1 image file is not used (1 .png; train/site2/20.png for instance)" in " ".join(raw.listing().remarks)
+    assert "1 image file is not used (1 .png; for instance train/site2/20.png)" in " ".join(raw.listing().remarks)
 
 
 def test_an_id_of_two_files_is_a_fault(raw: Raw) -> None:
     save(raw.folder / "train/0.PNG", picture(9))
-    assert raw.faults() == ["train/0.png: image 0 is train/0.PNG already: an id has one image"]
+    assert raw.faults() == ["train/0.png: image 0 is already train/0.PNG: each id must have one image file"]
     save(raw.folder / "train/1.jpg", picture(9))  # another format beside the one that the pattern names
     assert len(raw.faults()) == 1
 
@@ -114,7 +114,7 @@ def test_a_table_names_images_that_end_otherwise(raw: Raw) -> None:
     listing = raw.listing()
     assert len(listing.items) == 18
     assert listing.faults == []
-    assert any("not used (1 .jpg; train/preview.jpg for instance)" in text for text in listing.remarks)
+    assert any("not used (1 .jpg; for instance train/preview.jpg)" in text for text in listing.remarks)
 
 
 def test_masks_beside_images_of_the_same_names(raw: Raw) -> None:
@@ -155,7 +155,7 @@ def test_instances_in_another_format_are_read(raw: Raw) -> None:
         save(raw.folder / f"parts/{number}/b.tif", mask(number)[::-1].copy())
     assert (raw.planes("3")[0] == (mask(3) | mask(3)[::-1]) // 255).all()
     assert any(
-        "9 image files are not used (9 .bmp; parts/0/a.bmp for instance)" in one for one in raw.listing().remarks
+        "9 image files are not used (9 .bmp; for instance parts/0/a.bmp)" in one for one in raw.listing().remarks
     )
 
 
@@ -169,22 +169,21 @@ def test_masks_of_no_class_are_counted_and_a_class_without_masks_is_doubted(
         save(raw.folder / f"classes/Rim/{number}.png", mask(number))
     raw.decoded(monkeypatch)
     said = " ".join(capsys.readouterr().err.split())
-    assert "9 image files are not used (9 .png; classes/Rim/0.png for instance)" in said
+    assert "9 image files are not used (9 .png; for instance classes/Rim/0.png)" in said
     assert "no training image has a mask of rim" in said
 
 
 def test_a_second_mask_of_an_image_is_counted(raw: Raw) -> None:
     save(raw.folder / "masks/4.bmp", mask(8))
     assert (raw.planes("4")[0] == mask(4) // 255).all()  # of 4.png, which the pattern names
-    assert any("1 image file is not used (1 .bmp; masks/4.bmp for instance)" in one for one in raw.listing().remarks)
+    assert any("1 image file is not used (1 .bmp; for instance masks/4.bmp)" in one for one in raw.listing().remarks)
 
 
 def test_images_that_share_a_mask_are_said(raw: Raw) -> None:
     raw.settings["train"] = {"images": "train/{id}", "masks": "masks/{stem}.png"}
     save(raw.folder / "train/3.bmp", picture(3))
     assert any(
-        "mask files are those of several images" in one and one.endswith("3, for instance")
-        for one in raw.listing().remarks
+        "mask files belong to several images" in one and one.endswith("for instance 3") for one in raw.listing().remarks
     )
 
 

@@ -46,11 +46,11 @@ def test_a_further_table_of_other_images(tiny: Tiny) -> None:
     tiny.settings["train"]["table"] = "sites.csv"
     tiny.save()
     assert tiny.fails() == (
-        "sites.csv: none of the 12 values of its first column `number`, '1' for instance, is the id of an image or the "
-        "name of its file; an image's id is 'a01', for instance: make `image`, which holds them, the first column."
+        "sites.csv: none of the 12 values of its first column `number`, for instance '1', is the id of an image or the "
+        "name of its file; ids of images look like 'a01': make `image`, which holds ids, the first column."
     )
     frame.drop(columns="image").to_csv(tiny.input / "sites.csv", index=False)
-    assert tiny.fails().endswith("for instance: correct them, or `table`.")
+    assert tiny.fails().endswith(": correct the values, or `table`.")
 
 
 def test_images_without_a_row_are_told(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,9 +68,9 @@ def test_ids_of_a_sample_submission_that_are_file_names(tiny: Tiny) -> None:
     sample.to_csv(tiny.input / "files.csv", index=False)
     tiny.settings["sample_submission"] = "files.csv"
     tiny.save()
-    assert 'the ids there are names of files: set `images: "test/{id}"`' in tiny.fails()
+    assert 'the ids there are file names: set `images: "test/{id}"`' in tiny.fails()
     sample.assign(id=[f"test/{name}.jpg" for name in TEST_IDS]).to_csv(tiny.input / "files.csv", index=False)
-    assert "image t1 is meant, but the ids of a submission must be those of the images: rename" in tiny.fails()
+    assert "this is probably image t1, but the ids of a submission must be those of the images: rename" in tiny.fails()
     sample.to_csv(tiny.input / "files.csv", index=False)
     tiny.settings["test"]["images"] = "test/{id}"
     tiny.save()

@@ -64,7 +64,7 @@ def test_arrays_that_are_no_images(tmp_path: Path) -> None:
     np.save(tmp_path / "deep.npy", np.zeros((4, 4, 33), np.uint8))
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "deep.npy").read_bytes()[:200])
-    with pytest.raises(ValueError, match="holds the arrays a, b, and which of them is the picture, nothing says"):
+    with pytest.raises(ValueError, match="holds the arrays a, b, and it is not known which of them is the picture"):
         read_image(tmp_path / "two.npz")
     assert (read_image(tmp_path / "two.npz", key="b")[..., 0] == MASK).all()
     with pytest.raises(ValueError, match="up to 32 channels"):

@@ -100,7 +100,7 @@ def test_three_columns_of_an_unknown_class_and_a_repeat(tiny: Tiny) -> None:
     tiny.save()
     message = tiny.fails()
     assert "train.csv row 14: label 'dent' is no class of the YAML (thing, rim, spot)" in message
-    assert "train.csv row 15: id a04 with label thing stands in row 5 already" in message
+    assert "train.csv row 15: id a04 with label thing is already in row 5" in message
 
 
 def test_an_id_that_does_not_fit_the_pattern(tiny: Tiny) -> None:
@@ -271,7 +271,7 @@ def test_brackets_in_the_names_of_files(tiny: Tiny) -> None:
 def test_masks_saved_as_jpeg(tiny: Tiny) -> None:
     """Their values waver; a threshold says which are the class."""
     use_images_of_masks(tiny, {name: mask * 255 for name, mask in tiny.masks.items()}, "masks/{id}.jpg")
-    assert "expected 0 and one other for one class; for masks saved as JPEG set `threshold: 128`" in tiny.fails()
+    assert "expected 0 and one other value for one class; for masks saved as JPEG, set `threshold: 128`" in tiny.fails()
     tiny.settings["train"]["threshold"] = 128
     tiny.save()
     assert_masks(decoded(tiny), {name: mask[None] for name, mask in tiny.masks.items()})
@@ -307,7 +307,7 @@ def test_a_colour_that_is_not_in_the_yaml(tiny: Tiny) -> None:
     tiny.settings["submission"] = {"id": "id", "label": "class", "rle": "mask"}
     tiny.save()
     known = "ground: 0, cell: [255, 0, 0], wall: [10, 20, 200]"
-    assert f"masks/a05.png: holds [1, 2, 3] (3 px), no class of the YAML ({known})" in tiny.fails()
+    assert f"masks/a05.png: holds [1, 2, 3] (3 px), which is no class of the YAML ({known})" in tiny.fails()
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

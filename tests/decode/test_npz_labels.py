@@ -176,7 +176,8 @@ def test_npz_label_of_no_class(npz: Npz) -> None:
     npz.save()
     fault = npz.mask_fault("train_1")
     assert str(fault) == (
-        "mask of image train_1 holds 7 (5 px), 9 (2 px), no class of the YAML (background: 0, soil: 1, rock: 2)"
+        "mask of image train_1 holds 7 (5 px), 9 (2 px), which is no class of the YAML (background: 0, soil: 1, rock: "
+        "2)"
     )
     assert (fault.file, fault.row) == ("plains.npz", None)
     assert npz.planes("train_0").shape == (3, *SIZE)
@@ -189,13 +190,13 @@ def test_npz_label_that_is_no_class_number(npz: Npz, value: float, shown: str) -
     npz.training = npz.training.astype(np.float64)
     npz.training[0, 1, 0, :4] = value
     npz.save()
-    assert f"holds {shown} (4 px), no class" in str(npz.mask_fault("train_0"))
+    assert f"holds {shown} (4 px), which is no class" in str(npz.mask_fault("train_0"))
 
 
 def test_npz_many_strange_labels_are_cut_short(npz: Npz) -> None:
     npz.training[0, 1, 0, :6] = np.arange(10, 16)
     npz.save()
-    assert "holds 10 (1 px), 11 (1 px), 12 (1 px), 13 (1 px), …, no class" in str(npz.mask_fault("train_0"))
+    assert "holds 10 (1 px), 11 (1 px), 12 (1 px), 13 (1 px), …, which is no class" in str(npz.mask_fault("train_0"))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ def test_npz_nothing_but_nan(npz: Npz) -> None:
 def test_npz_missing(npz: Npz) -> None:
     npz.path.unlink()
     message = npz.error()
-    assert message.startswith(f"{npz.path} does not exist; to put the file of Plains there, link it")
+    assert message.startswith(f"{npz.path} does not exist; to get the file of Plains, link it")
     assert f"ln -s /path/to/plains.npz {npz.folder}/`" in message
     assert "kaggle" not in message
     npz.settings["kaggle"] = "plains-2024"
@@ -239,7 +240,7 @@ def test_npz_missing(npz: Npz) -> None:
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY\x01\x00", b"\x80\x04\x95"])
 def test_npz_of_another_format(npz: Npz, content: bytes) -> None:
     npz.path.write_bytes(content)
-    assert f"{npz.path} is not an .npz" in npz.error()
+    assert f"{npz.path} is not a .npz" in npz.error()
 
 
 def test_npz_truncated(npz: Npz) -> None:
@@ -311,7 +312,7 @@ def test_npz_of_texts(npz: Npz) -> None:
 def test_npz_classes_are_numbers(npz: Npz) -> None:
     npz.settings["classes"] = {"background": "black", "soil": 1, "rock": 2}
     message = npz.error()
-    assert "competition plains: the value 'black' of a class is no whole number" in message
+    assert "competition plains: the value 'black' of a class is not a whole number" in message
 
 
 def test_download_of_other_competitions(npz: Npz) -> None:

@@ -38,7 +38,7 @@ def test_a_table_of_very_many_columns(tiny: Tiny, capsys: pytest.CaptureFixture[
     images = pd.read_parquet(tiny.run("decode").table)
     assert time.process_time() - began < 10
     assert images.columns.str.startswith("extra_").sum() == rows.MOST_FURTHER + 1 and "extra_patient" in images
-    assert "train.csv has 2,002 columns beside ids and masks: 201 are kept" in capsys.readouterr().err
+    assert "train.csv has 2,002 columns besides ids and masks. 201 are kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("label", "holds"), [(np.nan, "nan"), (np.inf, "inf"), (0.5, "0.5")])

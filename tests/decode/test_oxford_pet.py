@@ -184,7 +184,7 @@ def test_pets_missing_trimap(pets: Pets) -> None:
 
 def test_pets_name_in_both_lists(pets: Pets) -> None:
     pets.write_list("test", *pets.lines(pets.TEST), "beagle_2 5 2 4")
-    assert pets.faults() == ["images/beagle_2.jpg: test image beagle_2 is a training image too"]
+    assert pets.faults() == ["images/beagle_2.jpg: test image beagle_2 is also a training image"]
 
 
 def test_pets_name_twice_in_a_list(pets: Pets) -> None:
@@ -192,8 +192,8 @@ def test_pets_name_twice_in_a_list(pets: Pets) -> None:
     pets.write_list("test", *pets.lines(pets.TEST), "pug_4 26 2 18")
     listing = pets.listing()
     assert [str(fault) for fault in listing.faults] == [
-        "annotations/trainval.txt row 4: image beagle_2 stands in row 2 already",
-        "annotations/test.txt row 3: image pug_4 stands in row 2 already",
+        "annotations/trainval.txt row 4: image beagle_2 is already in row 2",
+        "annotations/test.txt row 3: image pug_4 is already in row 2",
     ]
     assert [fault.image_id for fault in listing.faults] == ["beagle_2", None]
     assert len(listing.items) == 5
@@ -212,7 +212,7 @@ def test_pets_bad_line(pets: Pets, line: str) -> None:
 
 def test_pets_list_without_a_name(pets: Pets) -> None:
     pets.write_list("test", "# nothing yet")
-    assert f"{pets.folder / 'annotations/test.txt'} names no image" in pets.error()
+    assert f"{pets.folder / 'annotations/test.txt'} lists no image" in pets.error()
 
 
 def test_pets_list_that_is_no_text(pets: Pets) -> None:

@@ -63,8 +63,8 @@ def test_rows_and_files_that_do_not_go_together(scans: Raw) -> None:
         file.write("\ncase9_day9_slice_0009,1 2\n")
     write(scans, "train/case1/case1_day0/scans/slice_0001_9_9.png", np.zeros(SHAPE, np.uint8))
     row, file = scans.faults()
-    assert row.startswith("train.csv row 6: id case9_day9_slice_0009 has no image, no file that fits train/{case}/")
-    assert "image case1_day0_slice_0001 is train/case1/case1_day0/scans/slice_0001_266" in file
+    assert row.startswith("train.csv row 6: id case9_day9_slice_0009 has no image: no file that matches train/{case}/")
+    assert "image case1_day0_slice_0001 is already train/case1/case1_day0/scans/slice_0001_266" in file
 
 
 @pytest.fixture
@@ -138,9 +138,11 @@ def test_a_list_of_images(city: Raw, name: str) -> None:
     assert [item.image_id for item in city.listing().items] == ["000", "002"] and not city.listing().faults
     (city.folder / name).write_text(f"{head}ulm_000_left.png\nulm_009_left.png\n")
     (fault,) = city.faults()
-    assert fault == f"{name} row {3 if head else 2}: 'ulm_009_left.png' names no image, or several"
+    assert fault == f"{name} row {3 if head else 2}: 'ulm_009_left.png' is the name of no image, or of several"
     (city.folder / name).write_text(f"{head}x\n")
-    assert f"none of the 1 rows of {name} names an image, 'x' for instance: correct `listed_in`." in city.error()
+    assert (
+        f"none of the 1 rows of {name} is the name of an image, for instance 'x': correct `listed_in`." in city.error()
+    )
 
 
 def test_a_label_that_is_part_of_a_column(tmp_path: Path) -> None:

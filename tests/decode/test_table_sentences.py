@@ -19,7 +19,7 @@ def test_separators_and_encodings(tiny: Tiny, name: str) -> None:
     for separator, word in ((";", "semicolons"), ("\t", "tabs")):
         message = said(tiny, name, sound.replace(",", separator))
         assert f"{name}: its columns seem to be separated by {word}, because its header is 'id" in message
-        assert message.endswith("save it with commas.")
+        assert message.endswith("save it with commas as separators.")
     assert said(tiny, name, sound, "utf-16").endswith("it is UTF-16; save it as UTF-8.")
     assert "save it as UTF-8" in said(tiny, name, sound.replace("id", "\xedd", 1), "latin-1")
 

@@ -58,7 +58,7 @@ def test_planes_are_instances_and_an_authentic_image_has_none(raw: Raw) -> None:
         ),
         (np.zeros(3), "mask is an array of shape (3,); expected (16, 20)"),
         (np.arange(320.0).reshape(SHAPE), "holds the values 1, 2, 3, 4, 5, 6 in one plane; expected 0 and one other"),
-        (np.full(SHAPE, np.nan), "mask holds float64 pixels that are no whole numbers; expected 0 and 1"),
+        (np.full(SHAPE, np.nan), "mask holds float64 pixels that are not whole numbers; expected 0 and 1"),
         (np.array(["a"]), "mask holds <U1; expected an array of numbers"),
     ],
 )
@@ -76,7 +76,7 @@ def test_missing_planes(raw: Raw) -> None:
     assert [item.image_id for item in raw.listing().items] == ["authentic_a", "forged_a"]
     (text,) = raw.listing().remarks
     assert text == (
-        "1 training images have nothing in masks/{name}.npy and are left out, images/forged/b.tif for instance"
+        "1 training images have no masks in masks/{name}.npy and are left out, for instance images/forged/b.tif"
     )
 
 
@@ -108,7 +108,9 @@ def test_a_range_per_channel(tmp_path: Path) -> None:
     image(raw, "masks/a.tif", MASK)
     assert (raw.item("a").read_image() == [32768, 65535]).all()  # 50 of 100 is half of 65535; 3 is clipped to 1
     raw.settings["value_range"] = [[0, 100]] * 3
-    with pytest.raises(ValueError, match=r"has shape \(16, 20, 2\); value_range gives 3 ranges, one per channel"):
+    with pytest.raises(
+        ValueError, match=r"has shape \(16, 20, 2\); value_range has 3 ranges, and needs one per channel"
+    ):
         raw.item("a").read_image()
     raw.settings["value_range"] = [[0, 100], [1, 1]]
     with pytest.raises(PipelineError, match=r"expected the lowest and the highest value, e.g. \[0, 4095\]; got \[1"):

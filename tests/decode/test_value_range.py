@@ -45,8 +45,8 @@ def test_few_bits_of_sixteen(raw: Raw, monkeypatch: pytest.MonkeyPatch, largest:
     images = fill(raw, largest)
     own = [0, 2**bits - 1]
     words = (
-        rf"train/\{{id\}}\.png: training images hold values from 0 to {largest}, of 65535 that they could hold, "
-        rf"so that networks would see nearly constant pictures: set `value_range: \[0, {own[1]}\]` in the"
+        rf"train/\{{id\}}\.png: training images hold values from 0 to {largest}, and could hold values up to 65535, "
+        rf"so that networks would see nearly constant images: set `value_range: \[0, {own[1]}\]` in the"
     )
     with pytest.raises(PipelineError, match=words):
         raw.decoded(monkeypatch)
@@ -157,7 +157,10 @@ def test_some_images_of_fewer_bits_are_said(
     rewrite(raw, [0, 2, 4], lambda pixels: pixels // 64)
     raw.decoded(monkeypatch)
     said = " ".join(capsys.readouterr().err.split())
-    assert "3 of 8 training images use less than a fifteenth of the values that the others use, train/0.png" in said
+    assert (
+        "3 of 8 training images use less than a fifteenth of the values that the others use, for instance train/0.png"
+        in said
+    )
 
 
 @pytest.mark.parametrize(("dtype", "largest", "given"), [(np.uint8, 255, [0, 4095]), (np.uint16, 60000, [0, 100])])

@@ -95,8 +95,8 @@ def test_columns_that_are_not_predicted_are_compared_by_id(tiny: Tiny) -> None:
     assert notes(sample[::-1])[1:] == [same]  # by id, in any order of rows
     assert notes(sample.assign(ClassId=list("0923"))) == [
         "Not predicted, but equal to sample.csv: Attributes.",
-        "Values that differ from sample.csv: ClassId in 1 of 4 rows (row 3 has '9', the sample '1'). nothing here can "
-        "tell whether they are right.",
+        "Values that differ from sample.csv: ClassId in 1 of 4 rows (row 3 has '9', the sample '1'). Whether they "
+        "are right cannot be checked.",
     ]
     (other,) = notes(sample.assign(ClassId="9", Attributes="z"))
     assert other.startswith(

@@ -282,7 +282,7 @@ def test_a_refusal_is_one_sentence_and_exit_2(ready: Tiny) -> None:
     ready.path("t3").unlink()
     done = ready.cli("encode", ready.recipe_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1] == "  sample.csv row 4: id t3 has no image, test/t3.tif does not exist"
+    assert done.stderr.splitlines()[-1] == "  sample.csv row 4: id t3 has no image: test/t3.tif does not exist"
     assert "Traceback" not in done.stderr
     assert submissions(ready) == []
 

@@ -36,7 +36,7 @@ def test_one_table_in_every_kind_of_file(kind: str, tmp_path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert hashlib.sha256(write(path, want, drawn()).read_bytes()).hexdigest() == digest
     (note,) = submission.file_note(plain, want) if kind != "csv" else [None]
-    assert note is None or note.text.startswith(f"The competition takes .{kind}, and this is plain.csv")
+    assert note is None or note.text.startswith(f"The competition takes .{kind}, but this is plain.csv")
 
 
 def test_what_other_programs_read(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_place_and_shape_each_tell_alone(
     true, test = statistics(masks[:200]), masks[200:]
     assert find_reasons(statistics(test), true) == []
     (found,) = find_reasons(statistics([unit_transposed(mask) for mask in test]), true)
-    assert found.text.startswith(f"Masks look transposed: with rows and columns exchanged {words}")
+    assert found.text.startswith(f"Masks look transposed: with rows and columns exchanged, {words}")
 
 
 def test_a_symmetric_training_set_cannot_tell() -> None:

@@ -380,7 +380,7 @@ def test_a_sample_submission_without_some_classes(tiny: Tiny) -> None:
     assert found[0].level == "check" and found[0].kind == "classes without rows"
     assert found[0].text.startswith("The submission has no row of rim, spot, because sample.csv has none. ")
     pd.DataFrame(rows).replace("t1_thing", "t1_0").to_csv(tiny.input / "sample.csv", index=False)
-    assert "sample.csv row 2: label '0' is no class of the YAML (thing, rim, spot); where the file" in tiny.refused(
+    assert "sample.csv row 2: label '0' is no class of the YAML (thing, rim, spot); if the labels" in tiny.refused(
         "decode"
     )
 

@@ -198,7 +198,7 @@ def test_a_kernel_that_ran_is_offered(submit: Submitting, monkeypatch: pytest.Mo
     request = Request("offline", Kernel(f"{USER}/bundle", 3))
     (said,) = offer(submit.run, request)
     assert said.startswith("not submitted; `python -m pipeline submit ")
-    assert said.endswith(f" -k {USER}/bundle -v 3 -m offline` does it") and not submit.kaggle.submissions
+    assert said.endswith(f" -k {USER}/bundle -v 3 -m offline` submits it") and not submit.kaggle.submissions
     assert "submitted ada/bundle/3 to tiny-cup" in list(offer(submit.run, replace(request, yes=True)))
 
 

@@ -62,7 +62,7 @@ def test_parts_of_ids(pattern: str) -> None:
         ([f"{y}_{n:06}" for y, n in product(range(2007, 2013), range(5))], "`2007` of .* '{group}_{number}'`"),
         ([f"tile_{x}_{y}" for x, y in product(range(6), range(6))], "`0` of `tile_0_0` .* 'tile_{group}_{number}'`"),
         ([f"case{c}_{n}" for c, n in product((1, 2), range(9))], "`case1` of .* '{group}_{number}'` .2 groups."),
-        ([f"{n}_training" for n in range(21, 41)], "`21` of `21_training` one, .* `group: '{group}_training'`"),
+        ([f"{n}_training" for n in range(21, 41)], "`21` of `21_training` is a group, set `group: '{group}_training'`"),
         ([f"{{{c}}}_{n}" for c, n in product("abc", range(9))], None),
     ],
 )  # fmt: skip
@@ -73,7 +73,7 @@ def test_ids_that_are_not_split(images: list[str], offer: str | None) -> None:
     if offer is None:
         assert group.evidence == text
     else:
-        assert group.evidence.startswith(f"{text}; were ")
+        assert group.evidence.startswith(f"{text}; if ")
         assert re.search(offer, group.evidence)
 
 

@@ -136,7 +136,7 @@ def test_a_row_twice_is_no_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pd.DataFrame([*rows, rows[2]], columns=["id", "rle"]).to_csv(raw / "train.csv", index=False)
     found = write_new("found", raw, tmp_path / "own", assignments=["metric=dice"])
     assert "rows" not in found.draft.settings()["columns"]
-    assert any("stands in row 4 already" in fault for fault in found.trial.faults)
+    assert any("is already in row 4" in fault for fault in found.trial.faults)
 
 
 def semicolons(folder: Path) -> None:

@@ -310,7 +310,7 @@ def three_values(path: Path) -> None:
 
 REFUSED = {
     "train/x3.tif": [(stack, "holds 3 slices along Z"), (five_channels, "has shape"), (floats, "holds float32 pixels"),
-                     (sixteen_bits, "image is uint16, the first image"), (cut, "cannot be read")],
+                     (sixteen_bits, "image is uint16, and the first image"), (cut, "cannot be read")],
     "test/x11.tif": [(stack, "holds 3 slices along Z"), (cut, "cannot be read")],
     "masks/x3.tif": [(stack, "mask holds 3 slices"), (floats, "mask holds float32"), (cut, "mask cannot be read"),
                      (alpha, "mask lies in the alpha channel"), (three_values, "holds 3 values (0, 1, 9)")],
@@ -393,12 +393,12 @@ def packed(folder: Path) -> None:
 
 
 BAD = {
-    "packed": (packed, f"contains no images ({', '.join(SUFFIXES)}); train.zip there: unzip what is still packed."),
+    "packed": (packed, f"contains no images ({', '.join(SUFFIXES)}); train.zip there: unzip the archives."),
     "no folder": (lambda folder: None, "is not a folder; give the folder of the raw files with --from."),
     "empty": (lambda folder: folder.mkdir(), "contains no images"),
     "no images": (no_images, f"contains no images ({', '.join(SUFFIXES)})"),
     "no masks": (images_only, "test/{id}.png (1), train/{id}.png (2), but no masks"),
-    "no runs": (no_runs, "(no column of train.csv holds any)"),
+    "no runs": (no_runs, "(no column of train.csv contains any)"),
 }
 
 

@@ -119,3 +119,16 @@ def test_an_image_is_of_one_kind_only() -> None:
     found = sections.pick_examples(scores.assign(score=[1.0, 0.9, 0.8, 0.7, 0.6, 0.5]))
     assert found["image_id"].tolist() == list("abcdef")
     assert found["kind"].tolist() == ["best"] * 4 + ["median", "worst"]
+
+
+def test_figures_of_the_kept_epoch_are_those_that_were_measured() -> None:
+    history = pd.DataFrame(
+        {"epoch": [0, 1], "train/loss": [2.0, 1.0], "valid/iou": [None, 0.5], "valid/loss": [1.0, None]}
+    )
+    assert sections.kept_figures({"best_epoch": 1}, history) == {"epoch": 1, "train/loss": 1, "valid/iou": 0.5}
+    assert sections.kept_figures({"best_epoch": 0}, history) == {"epoch": 0, "train/loss": 2, "valid/loss": 1}
+    assert (
+        sections.kept_figures({"best_epoch": 7}, history)
+        == sections.kept_figures({"best_epoch": 0}, pd.DataFrame())
+        == {}
+    )

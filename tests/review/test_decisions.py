@@ -68,10 +68,10 @@ def test_a_mask_that_is_not_trained_on_cannot_be_learned(run: Run) -> None:
 
 
 def test_ids_that_a_spreadsheet_would_run_and_blank_lines_survive(run: Run) -> None:
-    write_for_people(run.outliers, findings([("=1+1", "broken", 0.0, "", "drop", "-x"), *ROWS]))
-    found = decide(run, "=1+1", "broken", "", "keep")
-    assert found["image_id"][0] == "=1+1" and run.outliers.read_text().splitlines()[1].startswith("'=1+1,")
-    assert rows(decisions.read(run), "=1+1") == [("broken", "keep", "drop@1")]
+    write_for_people(run.outliers, findings([("a12", "duplicate", 0.0, "=1+1", "drop", "-x"), *ROWS]))
+    found = decide(run, "a12", "duplicate", "=1+1", "keep")
+    assert found["partner_id"][0] == "=1+1" and "'=1+1" in run.outliers.read_text().splitlines()[1]
+    assert rows(decisions.read(run), "a12")[0] == ("duplicate", "keep", "drop@1")
 
 
 def test_another_process_that_works_there_is_waited_for_and_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -410,7 +410,7 @@ def test_groups_that_belong_together_stay_in_one_fold(run: Run) -> None:
     assert read_audit(joint)["crossing_groups"]["count"] == 0
     with pytest.raises(PipelineError, match=r"column `town` \(split.together\) is missing; found `site`"):
         driver.run_stage(under(run, split={"folds": 3, "together": "town"}), "split")
-    with pytest.raises(PipelineError, match="id 0_0 does not fit `split.together: {group}-{rest}`"):
+    with pytest.raises(PipelineError, match="id 0_0 does not match `split.together: {group}-{rest}`"):
         driver.run_stage(under(run, split={"folds": 3, "together": "{group}-{rest}"}), "split")
 
 

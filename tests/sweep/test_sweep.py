@@ -176,7 +176,7 @@ def test_what_is_said_of_the_winner(sweeper: Sweeper, stages: Stages, tiny: Tiny
     assert found.winner and found.optimism and found.optimism.how == "folds" and found.worth is not None
     text = " ".join(result.lines())
     assert f"winner {found.winner.score:.4f}, trial {found.winner.trial} (train.learning_rate=" in text
-    assert f"on other folds it is worth {found.worth:.4f}: choosing among 4 flatters by" in text
+    assert f"on other folds, it is worth {found.worth:.4f}: the choice among 4 trials is too optimistic by" in text
     assert found.rows[-1].settings == {"train.learning_rate": "1e-4"}
     assert found.rows[-1].difference and found.rows[-1].difference < -0.05
     page = (result.folder / "sweep.html").read_text()
@@ -259,11 +259,11 @@ def test_bad_input_is_said_before_anything_is_trained(sweeper: Sweeper, stages: 
         (f"{rate}=1e-2..1e-4",): "first number must be below",
         (f"{rate}=0..1:log",): "must begin above 0",
         (f"{rate}=a..b",): "expected a range",
-        (f"{rate}=1e-4..1e-2",): "how many to try with --trials N",
-        ("train.folds=[0],[1]",): "cannot be swept: a sweep goes through the folds",
+        (f"{rate}=1e-4..1e-2",): "number of combinations: add --trials N",
+        ("train.folds=[0],[1]",): "cannot be swept: a sweep trains the folds",
         ("tune.rows=raw,cleaned",): "cannot be swept",
         ("tune={rows: raw},{rows: cleaned}",): "cannot be swept as a whole",
-        ("loss.dice=0,1", "loss={bce: 1},{dice: 1}"): "set the same",
+        ("loss.dice=0,1", "loss={bce: 1},{dice: 1}"): "vary the same setting",
         (f"{rate}=1e-3,0.001",): "0.001 is listed twice",
         ("image.size=[64,64],[96,96",): "a bracket or a quote is opened and not closed",
         (f"{rate}=1e300..1e400",): "expected two finite numbers",
@@ -290,7 +290,7 @@ def test_a_sweep_whose_recipe_changed_is_refused(sweeper: Sweeper, stages: Stage
     damage.write_text(text)
     result = sweeper(over)
     changed = refused(sweeper, over, assignments=("train.epochs=7",))
-    assert "the sweep small-sweep was begun with other settings (train.epochs was 1 and is 7)" in changed
+    assert "the sweep small-sweep was started with other settings (train.epochs was 1 and is 7)" in changed
     assert "--name NAME" in changed
     assert "--over train.learning_rate was 1e-3,1e-2 and is 1e-3,1" in refused(sweeper, "train.learning_rate=1e-3,1")
     folds = pd.read_csv(tiny.root / "folds" / "tiny.csv")

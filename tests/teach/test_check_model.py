@@ -131,7 +131,7 @@ def checked(folder: Path, name: str, change: str = "", minutes: float = 0.0005, 
 def row(report: Report, check: str) -> str:
     """The status, finding and remedy of a check."""
     found = next(result for result in report.results if result.check == check)
-    return f"{found.status}: {found.found} {found.remedy}"
+    return f"{found.status}: {found.finding} {found.remedy}"
 
 
 def test_a_sound_network_passes(folder: Path) -> None:
@@ -140,11 +140,11 @@ def test_a_sound_network_passes(folder: Path) -> None:
     assert report.passed, report.results
     assert {result.check: result.status for result in report.results} == {
         "parameters": "pass", "shapes": "pass", "one image": "pass", "evaluation": "pass", "dropout": "note",
-        "gradients": "pass", "logits": "pass", "batch norm": "pass", "eight images": "pass", "in the pipeline": "pass",
+        "gradients": "pass", "logits": "pass", "batch norm": "pass", "overfitting": "pass", "in the pipeline": "pass",
     }  # fmt: skip
     assert torch.equal(state, torch.random.get_rng_state())
-    assert "14,801 parameters" in row(report, "parameters") and "Learned by heart: Dice 0.9" in row(
-        report, "eight images"
+    assert "14,801 parameters" in row(report, "parameters") and "Overfits the eight images: Dice 0.9" in row(
+        report, "overfitting"
     )
 
 
@@ -173,7 +173,7 @@ def test_a_network_that_cannot_learn(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(model_training, "DECIDED", 20)
     mean = "def forward(self, x): return self.head(self.features(x).mean((2, 3), keepdim=True)).expand(-1, -1, 32, 32)"
     mean = mean.replace("32, 32", "*x.shape[2:]")
-    assert "Not learned: Dice 0." in row(checked(folder, "mean", mean, minutes=1), "eight images")
+    assert "Not learned: Dice 0." in row(checked(folder, "mean", mean, minutes=1), "overfitting")
 
 
 def test_softmax_of_two_classes(folder: Path) -> None:
@@ -189,14 +189,14 @@ def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["check-model", "command_net:Net", "--size", "32x64", "--channels", "3"]
     failed = CliRunner().invoke(app, [*arguments, "--minutes", "0.0001"])
     assert failed.exit_code == 1
-    assert re.search("eight images +│ FAIL", failed.stdout) and "Not decided" in failed.stdout
-    assert "command_net:Net fails: eight images." in failed.stdout
+    assert re.search("overfitting +│ FAIL", failed.stdout) and "Not decided" in failed.stdout
+    assert "command_net:Net fails: overfitting." in failed.stdout
     monkeypatch.setattr(model_training, "GOAL", 0.1)
     monkeypatch.setattr(model_training, "ENOUGH", 0.1)
     done = CliRunner().invoke(app, [*arguments, "--json"])
     found = json.loads(done.stdout)
     assert done.exit_code == 0 and found["passed"] and found["network"] == "command_net:Net"
-    assert len(found["checks"]) == 10 and {"check", "status", "found", "remedy"} == set(found["checks"][0])
+    assert len(found["checks"]) == 10 and {"check", "status", "finding", "remedy"} == set(found["checks"][0])
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,6 @@
-"""`make-competition`: what it writes, that nothing of it gives the test masks away, and that scores agree."""
+"""`make-competition`: what it writes, its splits, scores that agree, and what it refuses."""
 
 import json
-import re
-import zipfile
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +10,19 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import TRAIN_IDS, Tiny, encoded
+from made_competitions import decoded, folder_of_masks, grouped, made, random_masks, refused
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.core import driver
 from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.errors import PipelineError
-from pipeline.core.run import open_run
 from pipeline.encode import scoring
 from pipeline.encode.submission import expected_by_name
 from pipeline.masks import rle
-from pipeline.teach import competition_files, make_competition
-from pipeline.teach.competition_files import Made, write_students
+from pipeline.teach import make_competition
 from pipeline.teach.competition_metric import check_metric, metric_text
-from pipeline.teach.competition_page import data_page, data_picture
-from pipeline.teach.competition_split import Plan, plan, together
-from pipeline.teach.examples import Example, Source, read_examples, telling_properties
-
-
-def made(tiny: Tiny, *options: str, source: str | Path | None = None, name: str = "course") -> Path:
-    """The folder of a competition that the command made of the tiny one, or of another source."""
-    arguments = ["make-competition", str(tiny.root / name), "--from", str(source or tiny.competition_path), *options]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.exception
-    return tiny.root / name
-
-
-def refused(tiny: Tiny, *options: str, source: str | Path | None = None, name: str = "course") -> str:
-    """The message of a command that fails and leaves nothing."""
-    arguments = ["make-competition", str(tiny.root / name), "--from", str(source or tiny.competition_path), *options]
-    done = CliRunner().invoke(app, arguments)
-    assert isinstance(done.exception, PipelineError), done.output
-    assert not list(tiny.root.glob(".*.partial"))
-    return str(done.exception)
-
-
-def grouped(tiny: Tiny) -> None:
-    """Gives the tiny competition its patients as groups, and each the looks of its own."""
-    tiny.settings["group"] = "patient"
-    tiny.save()
-
-
-def decoded(folder: Path, tiny: Tiny, name: str = "course") -> str:
-    """The path of the YAML of a made competition whose images were decoded."""
-    (tiny.root / "input" / name).symlink_to(folder / "students")
-    run = open_run(str(folder / "students" / "recipes" / f"{name}.yaml"))
-    driver.run_stage(run, "decode")
-    return str(folder / "students" / "competitions" / f"{name}.yaml")
+from pipeline.teach.competition_split import plan, together
+from pipeline.teach.examples import Source, read_examples
 
 
 def test_what_is_written(tiny: Tiny) -> None:
@@ -123,25 +85,21 @@ def test_the_metric_and_the_leaderboard_agree(tiny: Tiny) -> None:
     assert f"row {len(solution) + 1}: Usage is 'Secret'; expected Public, Private or Ignored" in str(wrong.exception)
 
 
-def random_masks(rng: np.random.Generator, classes: int) -> np.ndarray:
-    """Masks (classes, 20, 30) of which no two overlap, and some are empty."""
-    numbers = rng.integers(0, classes + 1, (4, 5)).repeat(5, 0).repeat(6, 1)
-    numbers[rng.random(numbers.shape) < 0.2] = 0
-    return np.stack([numbers == number + 1 for number in range(classes)]).astype(np.uint8)
-
-
-def folder_of_masks(tiny: Tiny, classes: int, several: bool) -> Path:
-    """A folder of sixteen images with mask images: class maps, or of one class."""
-    folder, rng = tiny.root / "raw", np.random.default_rng(0)
-    for number in range(16):
-        masks = random_masks(rng, classes)
-        image = rng.integers(0, 256, (20, 30, 3), np.uint8)
-        mask = sum((plane * (place + 1) for place, plane in enumerate(masks)), np.zeros((20, 30), np.uint8))
-        mask = mask if several else 255 * masks[0]
-        for kind, pixels in (("images", image), ("masks", mask.astype(np.uint8))):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            (folder / kind / f"scan{number}.png").write_bytes(encoded(pixels, "png"))
-    return folder
+def test_which_rows_are_used_for_what(tiny: Tiny) -> None:
+    tiny.run("decode")
+    _, want = expected_by_name(str(tiny.competition_path))
+    truth = tiny.root / "solution.csv"
+    table = pd.DataFrame({"id": ["t1", "t2", "t3", "t4"], "mask": ""})
+    table.to_csv(truth, index=False)
+    assert scoring.truth_usage(truth, want) is None
+    table.assign(Usage=["Public", "private", " Private", "Ignored"]).to_csv(truth, index=False)
+    assert scoring.truth_usage(truth, want) == {"t1": "Public", "t2": "Private", "t3": "Private"}
+    table.assign(Usage="Private").to_csv(truth, index=False)
+    with pytest.raises(PipelineError, match="no image is Public in the column Usage"):
+        scoring.truth_usage(truth, want)
+    table.assign(id=["t1", "t1", "t3", "t4"], Usage=["Public", "Private"] * 2).to_csv(truth, index=False)
+    with pytest.raises(PipelineError, match="row 3: image t1 is Private here and Public before"):
+        scoring.truth_usage(truth, want)
 
 
 @pytest.mark.parametrize(
@@ -200,127 +158,6 @@ def test_metric_py_refuses(tiny: Tiny) -> None:
     assert space["score"](solution, pd.DataFrame({"id": ["b", "a"], "rle": [None, "1 2"]}), "id") == 1
 
 
-# --- what students could find out ------------------------------------------------------------------------------------
-
-
-def parts(tiny: Tiny, masks: str = "csv") -> tuple[list[Example], Plan, Made]:
-    """The tiny competition, read and planned."""
-    source = Source(load_competition(str(tiny.competition_path)), tiny.input)
-    examples = read_examples(source)
-    planned = plan(examples, 0.4, 0.5, 7, source.competition.clean.duplicates)
-    dice = check_metric("dice", False)
-    return examples, planned, Made("course", "Course", ["thing"], "binary", masks, dice, 1, (40, 60), 3, True)
-
-
-def students_zip(folder: Path, examples: Sequence[Example], planned: Plan, like: Made) -> bytes:
-    """The archive that students get."""
-    students = folder / "students"
-    students.mkdir(parents=True)
-    write_students(students, examples, planned, like)
-    (students / "DATA.md").write_text(data_page(examples, planned, like))
-    cv2.imwrite(str(students / "data.png"), data_picture(examples, planned, like))
-    competition_files.even_times(students)
-    competition_files.write_archive(folder / "s.zip", students)
-    return (folder / "s.zip").read_bytes()
-
-
-@pytest.mark.parametrize("masks", ["csv", "png"])
-def test_nothing_that_students_get_depends_on_the_test_masks(masks: str, tiny: Tiny) -> None:
-    """Byte for byte: neither on masks, nor on names, groups, paths and order of the test images in the source."""
-    grouped(tiny)
-    examples, planned, like = parts(tiny, masks)
-    rng = np.random.default_rng(0)
-    other = []
-    for place, (example, test) in enumerate(zip(examples, planned.test, strict=True)):
-        if test:
-            item = replace(example.item, image_id=f"x{place}", path=f"elsewhere/{place}.tif", group=f"q{place}")
-            text = rle.encode(rng.integers(0, 2, (40, 60))) if not example.texts[0] else ""
-            example = replace(example, item=item, texts=(text,))
-        other.append(example)
-    first = students_zip(tiny.root / "one", examples, planned, like)
-    order = rng.permutation(len(examples))
-    shuffled = Plan(
-        [planned.ids[place] for place in order], planned.test[order], planned.public[order], planned.clusters[order],
-        [planned.groups[place] for place in order],
-    )  # fmt: skip
-    assert first == students_zip(tiny.root / "two", other, planned, like)
-    assert first == students_zip(tiny.root / "three", [other[place] for place in order], shuffled, like)
-    public = replace(planned, public=planned.test & ~planned.public)
-    assert first == students_zip(tiny.root / "four", examples, public, like)
-
-
-def test_files_carry_no_further_data(tiny: Tiny) -> None:
-    grouped(tiny)
-    folder = made(tiny)
-    students = folder / "students"
-    assert len({path.stat().st_mtime for path in [students, *students.rglob("*")]}) == 1
-    with zipfile.ZipFile(folder / "course.zip") as archive:
-        entries = archive.infolist()
-        assert [entry.filename for entry in entries] == sorted(entry.filename for entry in entries)
-        assert len({(entry.date_time, entry.external_attr, entry.comment, entry.extra) for entry in entries}) == 1
-        content = {entry.filename: archive.read(entry) for entry in entries}
-    assert set(content) == {path.relative_to(students).as_posix() for path in students.rglob("*") if path.is_file()}
-    assert not any("solution" in name or "teacher" in name or "key" in name for name in content)
-    for name, data in content.items():
-        if name.endswith(".png"):  # pixels alone: no time, text, EXIF or profile
-            assert png_chunks(data) == {b"IHDR", b"IDAT", b"IEND"}
-        else:
-            text = data.decode()
-            seed = json.loads((folder / "teacher" / "made.json").read_text())["seed"]
-            assert str(seed) not in text and str(tiny.root) not in text and "Usage" not in text
-            assert not re.search(r"\b(a\d\d|p\d)\b", text), name  # ids and patients of the source
-    key = pd.read_csv(folder / "teacher" / "key.csv", dtype=str)
-    tests = set(key["id"][key["subset"] == "test"])
-    table = content["train.csv"].decode()
-    assert not any(name in table for name in tests)
-    sample = pd.read_csv(students / "sample_submission.csv")
-    assert set(sample["id"]) == tests
-
-
-def png_chunks(data: bytes) -> set[bytes]:
-    """The names of the chunks of a PNG."""
-    found, place = set(), 8
-    while place < len(data):
-        length = int.from_bytes(data[place : place + 4], "big")
-        found.add(data[place + 4 : place + 8])
-        place += 12 + length
-    return found
-
-
-def test_ids_say_nothing(tiny: Tiny) -> None:
-    """Neither subset, order nor mask: they are drawn before anything is known of the images but their number."""
-    examples, planned, _ = parts(tiny)
-    swapped = [replace(example, texts=("1 5",)) for example in examples]
-    assert plan(swapped, 0.4, 0.5, 7, None).ids != sorted(planned.ids)
-    many = [examples[number % 12] for number in range(600)]
-    drawn = plan(many, 0.5, 0.5, 11, None)
-    ranks = np.argsort(np.argsort(drawn.ids))
-    for values in (np.arange(600), drawn.test, drawn.public, [bool(one.texts[0]) for one in many]):
-        assert abs(np.corrcoef(ranks, np.asarray(values, float))[0, 1]) < 0.15
-    assert len(set(drawn.ids)) == 600
-
-
-def test_files_are_stored_alike(tiny: Tiny) -> None:
-    """An RGB image among grey ones: both subsets have three channels, of one type."""
-    colour = np.random.default_rng(5).integers(0, 256, (40, 60, 3), np.uint8)
-    tiny.path("a02").write_bytes(encoded(colour))
-    folder = made(tiny)
-    shapes = {cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape for path in (folder / "students").glob("t*/*.png")}
-    assert shapes == {(40, 60, 3)}
-    assert load_competition(str(folder / "students" / "competitions" / "course.yaml")).metric == "dice"
-
-
-def test_what_the_source_gives_away(tiny: Tiny) -> None:
-    examples, _, _ = parts(tiny)
-    assert telling_properties(examples) == []
-    small = [replace(one, shape=(20, 20, 1)) if not one.texts[0] else one for one in examples]
-    (told,) = telling_properties(small)
-    assert told.startswith("The size of an image says in 100% of cases whether its mask is empty (chance: 75%)")
-
-
-# --- splits ----------------------------------------------------------------------------------------------------------
-
-
 def test_near_duplicates_stay_on_one_side(tiny: Tiny) -> None:
     grouped(tiny)
     tiny.path("a05").write_bytes(encoded(np.clip(tiny.images["a01"].astype(int) + 1, 0, 255).astype(np.uint8)))
@@ -362,9 +199,6 @@ def test_few_groups(tiny: Tiny) -> None:
     tiny.save()
     folder = made(tiny, "--group", "age", name="by-age")
     assert "group" in pd.read_csv(folder / "students" / "train.csv")
-
-
-# --- sources and faults ----------------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_images_and_masks(tiny: Tiny) -> None:
@@ -420,8 +254,9 @@ def test_several_classes_that_overlap(tiny: Tiny) -> None:
 
 
 def test_bad_input(tiny: Tiny) -> None:
-    assert "nowhere/raw is no folder; expected a folder of images" in refused(tiny, source="nowhere/raw")
-    assert "There is no competition named `tinyy`" in refused(tiny, source="tinyy")
+    for name in ("nowhere/raw", "tinyy"):
+        assert f"--from {name}: there is neither a folder nor a competition of this name" in refused(tiny, source=name)
+    assert "nowhere.yaml does not exist" in refused(tiny, source="nowhere.yaml")
     assert "--set goes with --from FOLDER" in refused(tiny, "--set", "metric=dice")
     assert "--metric hausdorff: metric.py can hold dice, iou" in refused(tiny, "--metric", "hausdorff")
     assert "--metric dise: there is no metric `dise`" in refused(tiny, "--metric", "dise")

@@ -11,6 +11,17 @@ from pipeline.report import look
 from pipeline.train.summary import write_summary
 
 
+class Peeks(torch.nn.Module):
+    """A network that looks at a value."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(channels, classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * (2 if float(x.detach().max()) > 0 else 1)
+
+
 def test_the_layers_of_a_network(tiny: Tiny) -> None:
     run = prepare(tiny, {"image": {"size": [48, 64]}})
     folders = [run.fold_folder(fold) for fold in (0, 1)]
@@ -27,21 +38,7 @@ def test_the_layers_of_a_network(tiny: Tiny) -> None:
     rows = [row.split("|") for row in text.splitlines() if "network.network.encoder.levels.2.0" in row]
     assert [cell.strip() for cell in rows[0][2:4]] == ["Conv2d", "2.3 K"]
     assert rows[0][-1].strip() == "[1, 16, 16, 16]"  # padded to 64×64, and pooled twice
-
-
-class Peeks(torch.nn.Module):
-    """A network that looks at a value."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.layer = torch.nn.Conv2d(channels, classes, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x) * (2 if float(x.detach().max()) > 0 else 1)
-
-
-def test_a_network_that_needs_values_has_no_operations(tiny: Tiny) -> None:
-    run = prepare(tiny)
+    # a network that needs values has no operations
     model = run.recipe.model.model_copy(update={"architecture": f"{__name__}:Peeks", "options": {}})
     line = write_summary(replace(run, recipe=run.recipe.model_copy(update={"model": model})), [run.folder])
     assert line.startswith(f"network: {__name__}:Peeks: 2 parameters (0.0 MB in float32); all layers: ")

@@ -265,8 +265,8 @@ def test_a_fold_of_another_scale_is_named() -> None:
     found = decent()
     result = found.result | {"calibration": calibration([1.1, 0.9, 1.0, 4.1])}
     given = told(replace(found, result=result))
-    assert given["steep fold"].level == "check" and "fold 3 is far less sure" in given["steep fold"].text
-    assert "multiplied by 4.10 (the others' by 1.00)" in given["steep fold"].text
+    assert given["steep fold"].level == "check" and "fold 3 is far less confident" in given["steep fold"].text
+    assert "multiplies its logits by 4.10 (the others' by 1.00)" in given["steep fold"].text
     assert "flat fold" not in given and "folds of different scale" not in given
     result |= {"fold_out": {"score": 0.7, "difference": -0.2, "standard_error": 0.05}}
     assert "fold 3 (slope 4.10" in told(replace(found, result=result))["folds of different scale"].text
@@ -277,7 +277,7 @@ def test_a_fold_of_another_scale_is_named() -> None:
     result |= {"fold_out": {"score": 0.85, "difference": -0.05, "standard_error": 0.05}}
     assert "folds of different scale" not in told(replace(found, result=result))
     flat = told(replace(found, result=found.result | {"calibration": calibration([1.1, 0.9, 0.3])}))
-    assert "fold 2 is far more sure" in flat["flat fold"].text and "steep fold" not in flat
+    assert "fold 2 is far more confident" in flat["flat fold"].text and "steep fold" not in flat
     for slopes, error in (([1.1, 0.9, 1.0, 4.1], 0.4), ([1.7, 3.7, 1.3, 3.5], 0.1)):  # noise; no usual fold
         given = told(replace(found, result=found.result | {"calibration": calibration(slopes, error)}))
         assert not {"steep fold", "flat fold"} & set(given)
@@ -346,8 +346,8 @@ def test_weights_of_the_end_whose_smoothed_loss_rose_are_named(keep: str) -> Non
     assert (reason.level, reason.kind) == ("note", "trained too long")
     assert trained([1.0, 0.5, 0.2, 0.19, 0.21, 0.3, 0.32, 0.34], 7, keep=keep)[0].level == "check"
     assert reason.text == (
-        "The held-out loss rose before the end: in fold 0 it was 0.230 over the last 3 epochs, but 0.200 over epochs 3 "
-        "to 5."
+        "The held-out loss rose before the end of training: in fold 0 it was 0.230 over the last 3 epochs, but 0.200 "
+        "over epochs 3 to 5."
     )
     assert "train.monitor=loss --set train.keep=best" in reason.command
     assert trained([1.0, 0.5, 0.2, 0.19, 0.21, 0.21, 0.22, 0.22], 7, keep=keep) == []  # by less than a tenth

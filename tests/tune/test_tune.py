@@ -655,8 +655,7 @@ def test_the_score_of_an_ensemble_is_that_of_the_weighted_mean(monkeypatch: pyte
     mean = [np.rint(np.float32(first) * one + np.float32(second) * two).astype(np.uint8)
             for one, two in zip(images.probabilities, other.probabilities, strict=True)]  # fmt: skip
     blended = replace(images, probabilities=mean)
-    # type: ignore[arg-type]
-    assert result["score"] == pytest.approx(blended.scores(decision_of(result), "dice").mean(), rel=1e-12)
+    assert result["score"] == pytest.approx(blended.scores(decision_of(result), "dice").mean(), rel=1e-12)  # type: ignore[arg-type]
     assert first > 0.6
 
 
@@ -830,7 +829,7 @@ def test_rules_in_words() -> None:
     (said,) = described(Rules((rule,)), ["thing"]).values()
     assert (
         in_words(said)
-        == "threshold 100 of 255, at least 30 px at 200, presence over 0.250, holes filled, regions of at least 32 px"
+        == "threshold 100 of 255, at least 30 px at 200, presence above 0.250, holes filled, regions of at least 32 px"
     )
     (said,) = described(Rules((Rule(90, presence=Presence(worth=Linear())),)), ["thing"]).values()
     assert in_words(said) == "threshold 90 of 255, presence if the expected score is higher (p·d > 1 - p)"

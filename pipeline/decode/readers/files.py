@@ -45,8 +45,7 @@ def read_image(
     The format is determined by the content of the file, not by its name.
 
     Without `channels`, a fourth channel is removed. Palettes, CMYK, YCbCr, WhiteIsZero and MONOCHROME1 are converted to
-    what a viewer shows, and 1-bit pixels to 0 and 255. ICC profiles are not applied. Remarks for the user are noted in
-    `remarks`.
+    what a viewer shows, and 1-bit pixels to 0 and 255. ICC profiles are not applied. Remarks are noted in `remarks`.
 
     Args:
         path: the file.
@@ -65,8 +64,7 @@ def read_image(
         key: the name of the array in a file that holds several.
 
     Raises:
-        ValueError: the file cannot be read completely, is too large, or holds something else. The message is one
-            sentence without the name of the file.
+        ValueError: the file cannot be read completely, is too large, or holds something else.
     """
     if not path.exists():
         raise ValueError("does not exist")

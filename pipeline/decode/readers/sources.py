@@ -139,14 +139,15 @@ class ImageSources:
         size = measure(path)
         for row in cut((size.rows, size.columns), windows.size, windows.overlap):
             for window in row:
-                place = {
-                    "box": window.box,
-                    "core": window.core,
-                    "whole": image_id,
-                    "size": (size.rows, size.columns),
-                }
-                # type: ignore[arg-type]
-                yield f"{image_id}_{window.box[0]}_{window.box[1]}", Source(source.files, source.slices, **place)
+                part = Source(
+                    source.files,
+                    source.slices,
+                    box=window.box,
+                    core=window.core,
+                    whole=image_id,
+                    size=(size.rows, size.columns),
+                )
+                yield f"{image_id}_{window.box[0]}_{window.box[1]}", part
 
     def mask_name(self, image_id: str) -> str:
         """Returns the id in the names of an image's mask files: the id of its volume if it is a slice, otherwise its

@@ -144,8 +144,9 @@ def _ellipse(x: float, y: float, across: float, down: float) -> np.ndarray:
 
 def _size(data: dict[str, Any], rows: str, columns: str) -> tuple[int, int] | None:
     sides = data.get(rows), data.get(columns)
-    # type: ignore[arg-type]
-    return (int(sides[0]), int(sides[1])) if all(isinstance(side, int) and side > 0 for side in sides) else None
+    if all(isinstance(side, int) and side > 0 for side in sides):
+        return int(sides[0]), int(sides[1])  # type: ignore[arg-type]
+    return None
 
 
 # --- Cityscapes ------------------------------------------------------------------------------------------------------
