@@ -129,7 +129,7 @@ class Views(Part):
 
 
 class Procedure(Part):
-    """Which rules the submission uses, and the gain of the search over the untuned rule on groups that chose nothing."""
+    """Which rules the submission uses, and the gain of the search over the untuned rules on other groups."""
 
     ships: Literal["tuned", "untuned", "fixed"]
     gain: float

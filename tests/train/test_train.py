@@ -221,7 +221,7 @@ def test_a_network_that_cannot_learn_from_one_image(tiny: Tiny) -> None:
         train(run)
 
 
-@pytest.mark.parametrize(("train", "valid", "said"), [(0.45, 0.0, True), (0.45, 0.3, False), (0.1, 0.0, False)])
+@pytest.mark.parametrize(("train", "valid", "reported"), [(0.45, 0.0, True), (0.45, 0.3, False), (0.1, 0.0, False)])
 def test_a_gap_between_training_and_held_out_dice_is_reported(
     train: float, valid: float, reported: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
