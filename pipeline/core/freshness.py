@@ -151,7 +151,7 @@ def announced(path: Path) -> Path:
 
 @contextmanager
 def writing_editable(path: Path) -> Iterator[Path]:
-    """Gives a temporary path as `files.writing` does, and notes the content's hash before the file gets its name.
+    """Yields a temporary path as `files.writing` does, and notes the content's hash before the file gets its name.
 
     A process that is killed between the rename and the manifest would otherwise leave a file that looks edited.
     """

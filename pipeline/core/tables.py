@@ -149,7 +149,7 @@ def _limit_parquet(path: Path) -> None:
 
 def _limit_rows(count: int) -> None:
     if count > MOST_ROWS:
-        raise ValueError(f"it has more than {MOST_ROWS:,} rows, the most that are read")
+        raise ValueError(f"it has more than {MOST_ROWS:,} rows; at most that many are read")
 
 
 def _require_file(path: Path) -> None:

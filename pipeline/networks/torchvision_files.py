@@ -110,8 +110,8 @@ def _regnet(name: str) -> str:
     return re.sub(r"(^|\.)((?:stem|conv\d|downsample)\.)([01])\.", _conv_or_norm, name)
 
 
-def _conv_or_norm(found: re.Match[str]) -> str:
-    return f"{found[1]}{found[2]}{'bn' if found[3] == '1' else 'conv'}."
+def _conv_or_norm(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]}{'bn' if match[3] == '1' else 'conv'}."
 
 
 def _replaced(name: str, words: dict[str, str]) -> str:

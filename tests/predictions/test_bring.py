@@ -323,8 +323,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_does_not_fit_is_said(decoded: Tiny, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence, and what an earlier import wrote stays."""
+def test_predictions_that_do_not_fit_are_refused(decoded: Tiny, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is one sentence, and the files of an earlier import are unchanged."""
     monkeypatch.setenv("PIPELINE_ROOT", str(decoded.root))
     monkeypatch.setenv("PIPELINE_INPUT", str(decoded.root / "input"))
     changes, words = FAULTS[fault]
@@ -339,7 +339,7 @@ def test_what_does_not_fit_is_said(decoded: Tiny, fault: str, monkeypatch: pytes
     assert after == before
 
 
-def test_a_test_array_that_does_not_fit_is_said_before_tune_works(ready: Tiny) -> None:
+def test_a_test_array_that_does_not_fit_is_refused_before_tune_runs(ready: Tiny) -> None:
     given: dict[str, Any] = {"oof": predictions(ready)[0], "oof_ids": TRAIN_IDS}
     given |= {"test": np.zeros((3, 20, 30), np.uint8), "test_ids": TEST_IDS[1:]}
     run = bring("mine", competition=str(ready.competition_path), **given)
