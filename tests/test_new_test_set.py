@@ -146,7 +146,7 @@ def test_a_fresh_root_with_weights_and_what_tune_chose(tiny: Tiny) -> None:
     from_predict(tiny)
     assert pd.read_csv(run.submission)["id"].tolist() == TEST_IDS
     page = run.report.read_text()
-    assert page.count("<td>fold 0</td>") == 2 and "train/loss" not in page  # a row per training in two tables; no curves
+    assert page.count("<td>fold 0</td>") == 2 and "train/loss" not in page  # two tables; no curves
     for content in ("", "nothing", "epoch,valid/loss\nx,y\n"):
         (run.fold_folder(0) / "history.csv").write_text(content)
         driver.run_stage(run, "report", force=True)
