@@ -46,7 +46,7 @@ class Published:
     row_id: str
     arguments: dict[str, Any]
     sign: int
-    """1 where higher is better, else -1."""
+    """1 if higher scores are better, otherwise -1."""
 
     def score(self, solution: pd.DataFrame, submission: pd.DataFrame) -> float:
         """Returns the score of all rows. The tables are not changed.
@@ -84,8 +84,8 @@ def load(competition: Competition) -> Published:
     """Returns the function of a competition's published metric.
 
     Raises:
-        PipelineError: no such file or function, an error in the file, a module that is not installed, or arguments that
-            the function does not take.
+        PipelineError: the file or the function does not exist, the file has an error or needs a module that is not
+            installed, or the function does not take the arguments.
     """
     settings, path = competition.metric_file, file_of(competition)
     assert settings is not None and path is not None  # callers check that the metric is a published one

@@ -129,8 +129,9 @@ def file_stem(text: str) -> str:
 
 
 def class_numbers(competition: Competition) -> dict[str, int]:
-    """Returns the number of the class that each label of a CSV means: the value in the YAML, or one of several, else
-    the class's name, or in a table of class maps its number."""
+    """Returns the number of the class for each label in a CSV file. The labels of a class are its values in the YAML.
+    A class without a value, or whose value is a colour or `rest`, has its name as label; in a submission of class
+    maps, its number."""
     return {
         _label(competition, number, value): number
         for number, given in enumerate(competition.values or competition.classes)

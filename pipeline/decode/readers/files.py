@@ -143,7 +143,7 @@ def _checked_channels(image: np.ndarray, channels: int | None) -> np.ndarray:
 
 
 class OtherNumbers(ValueError):
-    """Pixels that are neither uint8 nor uint16; `value_range` could make them that."""
+    """Raised for pixels that are neither uint8 nor uint16, which the setting `value_range` would convert."""
 
 
 def scaled(image: np.ndarray, value_range: Range | list[Range], path: Path) -> np.ndarray:

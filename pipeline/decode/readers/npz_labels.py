@@ -67,7 +67,7 @@ def raw_files(competition: NpzLabels, folder: Path, subset: SubsetName) -> tuple
 
 
 def opener(competition: NpzLabels, folder: Path) -> Callable[[Any], np.ndarray]:
-    """Returns a function from a row of images.parquet to its image (H, W, 1) uint8 or uint16.
+    """Returns a function that reads the image (H, W, 1) uint8 or uint16 of a row of images.parquet.
 
     Raises:
         PipelineError: see `list_items`.

@@ -64,7 +64,7 @@ def raw_files(competition: OxfordPet, folder: Path, subset: SubsetName) -> tuple
 
 
 def opener(competition: OxfordPet, folder: Path) -> Callable[[Any], np.ndarray]:
-    """Returns a function from a row of images.parquet to its image (H, W, 3) uint8."""
+    """Returns a function that reads the image (H, W, 3) uint8 of a row of images.parquet."""
     return lambda row: _read_rgb(folder / row["path"])
 
 

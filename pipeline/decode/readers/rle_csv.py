@@ -68,7 +68,7 @@ def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Pa
 
 
 def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
-    """Returns a function from a row of images.parquet to its image (H, W, C)."""
+    """Returns a function that reads the image (H, W, C) of a row of images.parquet."""
     return lambda row: read_source(source_of(row), folder, competition)
 
 
