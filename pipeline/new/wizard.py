@@ -235,12 +235,12 @@ def open_competition(path: Path) -> Competition:
 
 
 def competition_of(name: str, folder: Path, assignments: Sequence[str] = ()) -> Competition:
-    """Returns how the raw files in a folder are read, as far as it can be guessed; nothing is written.
+    """Returns the competition that is guessed from the raw files in a folder, without writing anything.
 
     Args:
-        name: of the competition.
-        folder: the raw files.
-        assignments: `key=value` with dotted keys, instead of what would be guessed.
+        name: name of the competition.
+        folder: folder of the raw files.
+        assignments: settings as `key=value` with dotted keys, which replace guesses.
 
     Raises:
         PipelineError: as write_new.

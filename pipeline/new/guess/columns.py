@@ -66,7 +66,7 @@ def unsampled(found: Found) -> list[Guess]:
     """Returns the settings of a submission if the masks are image files or annotations."""
     several = found.annotations and len(found.annotations.labels) > 1
     if not found.sample:
-        text = "no sample submission shows what it looks like"
+        text = "no sample submission shows this column"
         return [Guess("submission.label", "class", "guess", text)] if several and found.test else []
     guesses = differing({}, found.sample, None)
     if not found.sample.table.pixels:

@@ -74,9 +74,7 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
         candidates = [one for one in [*beside, *groups] if id(one) in few and (images.is_test or not one.is_test)]
         fitted = [(masks_of(masks, images), masks) for masks in candidates]
         found = [(MaskFiles(*pair, kind=few[id(masks)]), masks) for pair, masks in fitted if pair]
-        given = [
-            pair for pair, masks in found if not _in_test(masks, places)
-        ]  # files of test images are not true masks
+        given = [pair for pair, masks in found if not _in_test(masks, places)]  # test images have no true masks here
         found_here = given or [pair for pair, _ in found]
         ranked = sum(len(pair.masks.paths) for pair in found_here), _in_test(images, places) and pictures(images)
         if found_here and ranked > rank:

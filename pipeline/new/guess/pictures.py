@@ -85,7 +85,7 @@ def _whole(images: Files, what: str) -> list[Guess]:
     """The guess for groups of slices or windows: the volume or image that they are part of."""
     count = len(images.paths)
     if count == 1:
-        text = f"there is one training image: its parts are in all folds, and scores say nothing of others than {what}"
+        text = f"there is one training image: its parts are in all folds, so scores only hold for {what}"
         return [Guess("group", None, "guess", text), Guess("split.method", "random", "guess", "there is no group")]
     guesses = [Guess("group", WHOLE, "sure", f"{what}: its parts stay in one fold")]
     if count < SplitSettings().folds:

@@ -81,8 +81,8 @@ def guess_rle(rows: list[MaskRow], placeholder: str = "", writing: Convention = 
     best = candidates[0]
     if best.offsets == "relative" and len({one.base for one in candidates}) > 1:
         best = replace(best, base=0)
-        verdicts["base"] = ("guess", "no mask tells; relative starts mostly count from 0 (SIIM-ACR Pneumothorax)")
-    why = "both fit, and no mask tells them apart" if full else "no row has a mask to judge by"
+        verdicts["base"] = ("guess", "no mask shows it; relative starts mostly count from 0 (SIIM-ACR Pneumothorax)")
+    why = "both fit, and no mask distinguishes them" if full else "no row has a mask to judge by"
     unknown: Verdict = ("guess", f"{why}; images are too large to compare outlines" if full and not small else why)
     aspects = ("order", "base") if writing.is_pairs else ("order",)
     found = [Guess(f"rle.{aspect}", getattr(best, aspect), *verdicts.get(aspect, unknown)) for aspect in aspects]
