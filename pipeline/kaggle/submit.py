@@ -169,7 +169,7 @@ def _judged(run: Run, kernel: Kernel | None) -> Judged:
     if kernel is not None:
         judged = replace(judged, reasons=gravest_first([*judged.reasons, *reasons_of_output(run, kernel)]))
     elif not judged.submitted:
-        state = "is older than the last tuning" if run.submission.exists() else "does not exist"
+        state = "does not belong to the last result of tune" if run.submission.exists() else "does not exist"
         raise PipelineError(f"{shown(run.submission)} {state}: `{run.command('--from', 'predict')}` writes it.")
     return judged
 
