@@ -440,7 +440,7 @@ def test_bad_input(tiny: Tiny) -> None:
     for name in ("nowhere/raw", "tinyy"):
         assert f"--from {name}: there is neither a folder nor a competition of this name" in refused(tiny, source=name)
     assert "nowhere.yaml does not exist" in refused(tiny, source="nowhere.yaml")
-    assert "--set goes with --from FOLDER" in refused(tiny, "--set", "metric=dice")
+    assert "--set can only be used with --from FOLDER" in refused(tiny, "--set", "metric=dice")
     assert "--metric hausdorff: metric.py can hold dice, iou" in refused(tiny, "--metric", "hausdorff")
     assert "--metric dise: there is no metric `dise`" in refused(tiny, "--metric", "dise")
     assert "--masks tiff: expected csv or png" in refused(tiny, "--masks", "tiff")
