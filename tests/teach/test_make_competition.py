@@ -115,7 +115,7 @@ def test_the_metric_and_the_leaderboard_agree(tiny: Tiny) -> None:
     again = CliRunner().invoke(
         app, ["leaderboard", str(submissions), str(truth), "--competition", path, "--public", "0.3"]
     )
-    assert "the column Usage of" in str(again.exception) and "leave --public out" in str(again.exception)
+    assert "the column Usage of" in str(again.exception) and "omit --public" in str(again.exception)
     solution.assign(Usage=["Public"] * (len(solution) - 1) + ["Secret"]).to_csv(tiny.root / "odd.csv", index=False)
     wrong = CliRunner().invoke(
         app, ["leaderboard", str(submissions), str(tiny.root / "odd.csv"), "--competition", path]
