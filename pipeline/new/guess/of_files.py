@@ -76,11 +76,11 @@ def _as_beside(found: Found, masks: Files, guesses: list[Guess]) -> list[Guess]:
     if not rows:
         return guesses
     names = ", ".join(table.name for table in found.single[:2]) + ", …" * (len(found.single) > 2)
-    told = [
+    conventions = [
         replace(guess, certainty="guess", evidence=f"{names} write masks so: {guess.evidence}")
         for guess in guess_rle(rows, placeholder_of(found.sample, None), found.single[0].writing)
     ]
-    return [*(guess for guess in guesses if not guess.key.startswith("rle.")), *told]
+    return [*(guess for guess in guesses if not guess.key.startswith("rle.")), *conventions]
 
 
 def _in_planes(found: Found, masks: Files) -> bool:
@@ -129,11 +129,13 @@ def _class_times_1000(values: Iterable[Value]) -> bool:
     """Whether values are class numbers or, from 1000 on, 1000 × class + number of the instance."""
     numbers = {value for value in values if isinstance(value, int)}
     instances = {value for value in numbers if value >= 1000}
-    first = [min(value % 1000 for value in instances if value // 1000 == one) for one in {v // 1000 for v in instances}]
+    first = [
+        min(value % 1000 for value in instances if value // 1000 == number) for number in {v // 1000 for v in instances}
+    ]
     return (
         bool(instances)
         and max(numbers - instances, default=0) < 256
-        and sum(one <= 1 for one in first) > (0.5 * len(first))
+        and sum(number <= 1 for number in first) > (0.5 * len(first))
     )
 
 
