@@ -86,9 +86,8 @@ def rehearse(run: Run, names: tuple[str, ...] = TEST_SETS, without: tuple[str, .
         say(f"  {len(packages)} packages of Kaggle's image are linked, all others are missing; {how}")
         for name in names:
             result = _rehearse_one(run, bundle, folder / name, [*prefix, str(python)], variables, name)
-            say(
-                f"  {name}: {result.said}, {result.seconds:.1f} s, of which {result.installed:.1f} s to install packages"
-            )
+            times = f"{result.seconds:.1f} s, of which {result.installed:.1f} s to install packages"
+            say(f"  {name}: {result.said}, {times}")
             results.append(result)
     write_json(bundle / "rehearsal.json", {
         "made": time.strftime("%Y-%m-%d %H:%M:%S"),
