@@ -373,7 +373,7 @@ def test_download_that_fails_leaves_nothing(pets: Pets, source: Source, damage: 
         source.announce()
     message = refused(pets)
     assert message.startswith("Pets could not be downloaded (")
-    assert "try again with a network, or put the files there by hand" in message
+    assert "check the network and try again, or get the two archives" in message
     assert str(pets.folder) in message
     assert left(pets) == []
 
