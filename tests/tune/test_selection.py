@@ -403,7 +403,7 @@ def test_noise_hardly_ships(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_untuned_ships_unless_the_whole_procedure_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that is chosen on all images, but rarely on four fifths of them, has a lower nested score than it seems."""
+    """A step that is chosen on all images, but rarely on four fifths of them, scores lower in the nested estimate."""
     scores = np.random.default_rng(1).standard_normal((60, 20))
     scores[:, 7] += 1
     found = procedure(Arms(scores), monkeypatch)
