@@ -219,7 +219,5 @@ def test_a_limit_on_address_space_is_reported_before_a_stage_starts(monkeypatch:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     require_address_space("train")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 2**20, -1))
-    with pytest.raises(
-        PipelineError, match=r"train needs at least 64 MiB of memory, .* \(ulimit -v\) leaves [01] MiB"
-    ):
+    with pytest.raises(PipelineError, match=r"train needs at least 64 MiB of memory, .* \(ulimit -v\) leaves [01] MiB"):
         require_address_space("train")
