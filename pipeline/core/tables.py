@@ -352,7 +352,7 @@ def write_for_people(
     Args:
         path: the CSV.
         table: its rows.
-        writer: gives the temporary path; `freshness.writing_editable` for an output that users may edit.
+        writer: gives the temporary path; `editable.writing_editable` for an output that users may edit.
     """
     with writer(path) as temporary:
         _each_text(table, _guarded).to_csv(temporary, index=False)
