@@ -650,6 +650,8 @@ def test_group_column(tiny: Tiny) -> None:
     [
         ({"trian": {}}, ["unknown key `trian`; did you mean `train`?", "Known here: name, competition"]),
         ({"train": {"epoch": 3}}, ["unknown key `train.epoch`; did you mean `epochs`?", "batch_size"]),
+        ({"tta": "hflip"}, ["unknown key `tta`; did you mean `predict.tta`?"]),
+        ({"train": {"size": [64, 64]}}, ["unknown key `train.size`; did you mean `image.size`?"]),
         ({"train": {"schedule": {"factr": 1}}}, ["unknown key `train.schedule.factr`; did you mean `factor`?"]),
         ({"loss": {"zzzzzz": 1}}, ["unknown key `loss.zzzzzz`. Known here: bce, cross_entropy, dice"]),
         ({"quick": {"train": {"epoch": 1}}}, ["with --quick: unknown key `train.epoch`; did you mean `epochs`?"]),

@@ -129,6 +129,8 @@ def _explain(model: type[Settings], fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = list(_model_at(model, fault["loc"][:-1]).model_fields)
+        if places := _places(model, str(fault["loc"][-1])):
+            return f"unknown key `{key}`; did you mean {' or '.join(f'`{place}`' for place in places)}?"
         return f"unknown key `{key}`{did_you_mean(str(fault['loc'][-1]), known)} Known here: {', '.join(known)}."
     if fault["type"] == "missing":
         return f"`{key}` is missing."
@@ -156,6 +158,15 @@ def _choices(model: type[Settings], location: tuple[Any, ...]) -> list[str]:
     listed = extra.get("one_of") if isinstance(extra, dict) else None
     literals = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
     return [str(choice) for choice in (listed if isinstance(listed, list) else literals)]
+
+
+def _places(model: type[Settings], name: str) -> list[str]:
+    """Returns the dotted keys of this name at the top of a YAML and in its sections."""
+    sections = {section: _model_at(model, (section,)) for section in model.model_fields}
+    below = [
+        f"{section}.{name}" for section, inner in sections.items() if inner is not model and name in inner.model_fields
+    ]
+    return ([name] if name in model.model_fields else []) + below
 
 
 def _model_at(model: type[Settings], location: tuple[Any, ...]) -> type[Settings]:
