@@ -1,1 +1,1 @@
-"""Speed measurements, run one by one as modules."""
+"""Measurements of scores, speed and memory; each module is run with `python -m benchmarks.<name>`."""

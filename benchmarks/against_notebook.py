@@ -1,10 +1,10 @@
-"""How much better than the notebook is a run of ours, on the same held-out images after the same time?
+"""The difference between a run of this pipeline and the baseline notebook on the same held-out images.
 
     python -m benchmarks.against_notebook NOTEBOOK_FOLDER WORK/COMPETITION/RUN
 
-Reads what benchmarks/baseline_notebook.py left (scores at threshold 0.5, of the weights of its best epoch) and a tuned
-run's oof_scores.csv. Prints both scores, and the difference on the images that both scored with its standard error and
-95 % interval (bootstrap over groups).
+Reads the scores that benchmarks/baseline_notebook.py wrote (threshold 0.5, weights of its best epoch) and the
+oof_scores.csv of a tuned run. Prints both mean scores on the images that both scored, and their difference with its
+standard error and 95 % interval (bootstrap over groups).
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pipeline.masks.bootstrap import mean_counts, mean_score
 
 
 def main() -> None:
-    """Prints one row for our predictions untuned, and one tuned."""
+    """Prints one row for our untuned predictions and one for the tuned ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("run", type=Path)

@@ -1,15 +1,16 @@
-"""How many images a second does augmentation make, in the loader and on the device? All in one process, in turn.
+"""Images per second of augmentation, in the loader and on the device.
 
     python -m benchmarks.augment_speed [--recipe tgs-salt] [--sizes 128x128 224x320] [--batch 64] [--rounds 5]
 
-Batches of synthetic grey images from memory-mapped arrays, by the recipe's list, and by one of slow transforms:
+Synthetic grey images from memory-mapped arrays are augmented by the recipe's list and by a list of slow transforms.
+Four parts are timed in turn in one process:
 
-loader       the training loader in this process, with albumentations: what one core does
-bare loader  the same loader without transforms: what `train.augment_on: device` leaves to it
-device       `train.augment_on: device` alone: draws, sending the batch, transforms, and waiting for the last of them
-draws        that part of it that one core does, whatever the device: without the transforms
+loader       the training loader in this process, with albumentations: the rate of one core
+bare loader  the same loader without transforms: the work that `train.augment_on: device` leaves to it
+device       `train.augment_on: device` alone: drawing parameters, sending the batch and transforming it, to the end
+draws        only the drawing of parameters, which one core does on every device
 
-A rate is the best of the rounds. On a CPU the device is the same core.
+The rate is the best of the rounds. On a CPU the device is the same core.
 """
 
 import argparse
@@ -39,7 +40,7 @@ SLOW: Entries = [
 
 
 def write_arrays(folder: Path, size: tuple[int, int], count: int) -> None:
-    """Pixel arrays as decode writes them: grey images, and binary masks."""
+    """Writes pixel arrays as decode does: grey images and binary masks."""
     random = np.random.default_rng(0)
     np.save(folder / "train_images.npy", random.integers(0, 256, (count, *size, 1), np.uint8))
     np.save(folder / "train_masks.npy", random.integers(0, 2, (count, 1, *size), np.uint8))
@@ -48,7 +49,7 @@ def write_arrays(folder: Path, size: tuple[int, int], count: int) -> None:
 def works(
     entries: Entries, size: tuple[int, int], batch: int, folder: Path, compute: device.Compute
 ) -> dict[str, Callable[[], object]]:
-    """Returns by name what makes one batch."""
+    """Returns functions that make one batch, by the name of their column."""
     augmentation, rows = DeviceAugmentation(entries, size), np.arange(batch)
     full, bare = (
         train_loader(TrainDataset(folder, rows, Augmentation(transforms), 0), batch, 0) for transforms in (entries, [])
@@ -71,7 +72,7 @@ def works(
 
 
 def best_rates(work: dict[str, Callable[[], object]], batch: int, rounds: int) -> dict[str, float]:
-    """Returns images a second of each, the best of the rounds after a first that warms up."""
+    """Returns images per second by name: the best of the rounds, after a warm-up round."""
     rates = dict.fromkeys(work, 0.0)
     for number in range(rounds + 1):
         for name, run in work.items():

@@ -1,11 +1,13 @@
-"""What a good Kaggler writes for TGS Salt from segmentation-models-pytorch's published binary example.
+"""A plain TGS Salt notebook, as written from segmentation-models-pytorch's published binary example.
 
     python -m benchmarks.baseline_notebook input/tgs-salt folds/tgs-salt.csv FOLDER --seconds 1800
 
-Knows nothing of this pipeline but the CSV of the folds. Images are read from disk in each epoch, resized to 128×128 and
-augmented by albumentations in two persistent workers; ResNet34-UNet from scratch, fp32, BCE + Dice, Adam with a cosine
-schedule over as many epochs as fit in the time; the weights of the epoch with the best validation score; threshold 0.5.
-Writes into FOLDER best.pt, probabilities.npy (N, 101, 101) float32 of the held-out images, beside it probabilities.csv
+It uses nothing of this pipeline except the CSV of the folds. Images are read from disk in each epoch, resized to
+128×128 and augmented by albumentations in two persistent workers. A ResNet34-UNet is trained from scratch in fp32 with
+BCE + Dice and Adam, on a cosine schedule over as many epochs as fit in the time. The weights of the epoch with the best
+validation score are kept, and the threshold is 0.5.
+
+Writes into FOLDER best.pt, probabilities.npy (N, 101, 101) float32 of the held-out images with probabilities.csv
 (image_id, fold), scores.csv (image_id, score) and history.csv (epoch, seconds, score).
 """
 
@@ -115,7 +117,7 @@ def main() -> None:
     valid_loader = make_loader(SegmentationDataset(folder, held_out, (128, 128), False), 16, False)
     notebook = Notebook()
 
-    # as many epochs as fit: the first steps say how long one takes, validation included
+    # as many epochs as fit in the time, estimated from the first steps, including validation
     timed: list[float] = []
     for images, target in train_loader:
         before = time.perf_counter()

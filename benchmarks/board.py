@@ -1,12 +1,13 @@
-"""Does a change of the code cost score anywhere? Four competitions, the same commands every time, one table.
+"""The quality board: four competitions run by the same commands, to see whether a change of the code costs score.
 
     python -m benchmarks.board FOLDER [--data DATA] [--only NAME…] [--note TEXT]
     python -m benchmarks.board --table
 
-Runs each competition from scratch in FOLDER/<name>, which must be empty, and adds a row to benchmarks/board.csv as soon
-as one is finished; then prints all rows, newest last, each with its change in the nested estimate since the row of the
-same competition and the same kind of CPU before it. `sample` is drawn; the others are linked from DATA/tgs-salt,
-DATA/mars-format and DATA/pets-format, and left out where they are not there. Up to 10 minutes each on two cores.
+Runs each competition from scratch in FOLDER/<name>, which must be empty, and appends a row to benchmarks/board.csv as
+soon as it is finished. Then prints all rows, newest last. Each row shows the change of the nested estimate since the
+last row of the same competition on the same kind of CPU. `sample` is drawn. The other competitions are linked from
+DATA/tgs-salt, DATA/mars-format and DATA/pets-format, and skipped if the folder is missing. Each takes up to 10 minutes
+on two cores.
 """
 
 import argparse
@@ -30,11 +31,11 @@ RUNS: dict[str, tuple[str, str, list[str]]] = {
     "mars-format": ("mars-terrain", "mars-format", ["--quick"]),
     "pets-format": ("oxford-pet", "pets-format", ["--quick", "--set", "model.weights=none"]),
 }
-"""Of each row's name: the recipe, the folder in DATA, and further options of `run`."""
+"""The recipe, the folder in DATA and further options of `run`, by the name of the row."""
 
 
 def main() -> None:
-    """Runs what was asked for, and prints the board."""
+    """Runs the chosen competitions and prints the board."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="an empty folder to run in")
     parser.add_argument("--data", type=Path, help="where the folders of real data are")
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def measured(name: str, root: Path, data: Path | None) -> dict[str, Any]:
-    """Runs one competition in a folder of its own, and returns its row."""
+    """Runs one competition in its own folder and returns its row."""
     recipe, folder, options = RUNS[name]
     if root.exists():
         sys.exit(f"{root} exists already: the board times whole runs, so name a folder that is new")
@@ -72,7 +73,7 @@ def measured(name: str, root: Path, data: Path | None) -> dict[str, Any]:
 
 
 def row_of(name: str, root: Path, seconds: float, environment: dict[str, str]) -> dict[str, Any]:
-    """Returns the row of a competition that was run in a folder, in so many seconds."""
+    """Returns the row of a competition that ran in a folder for `seconds`."""
     recipe = RUNS[name][0]
     record = read_json(next((root / "submissions").glob("*.json")))
     result, fold = record["postprocess"], next(iter(record["folds"].values()))
@@ -117,7 +118,7 @@ def _add(row: dict[str, Any]) -> None:
 
 
 def _truth(root: Path, recipe: str, environment: dict[str, str]) -> float | str:
-    """The score of the submission against the sample's truth.csv, or of the test images whose masks are known."""
+    """Returns the score of the submission against the sample's truth.csv, or on the test images with known masks."""
     truth = root / "input" / recipe / "truth.csv"
     if truth.exists():
         submission = next((root / "submissions").glob("*.csv"))

@@ -1,9 +1,9 @@
-"""Is it worth leaving contradicting labels out? The sample competition trained with and without them, several seeds.
+"""Scores of the sample competition with and without images whose labels contradict each other, for several seeds.
 
     python -m benchmarks.cleaned_labels FOLDER [--seeds 0 1 2] [--policies drop_empty keep]
 
-For each seed, in FOLDER/seed_<n> (finished runs are not run again): the recipe `sample` under each policy of
-`clean.contradictions`. truth.csv of the 24 test subjects holds contradictions too, as a real test set would.
+For each seed, runs the recipe `sample` in FOLDER/seed_<n> under each policy of `clean.contradictions`. Finished runs
+are not run again. The truth.csv of the 24 test subjects has contradictions too, as a real test set would.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
     python -m benchmarks.duplicate_speed [--images 5000 10000 20000 40000] [--repeats 3]
 
-Histograms as of 420×580 images (6090 values) and of 101×101 (250); a tenth of the images is a slightly changed copy of
-another. In the last case all thumbnails look alike, so that every histogram is compared with every other. Each search
-runs in a process of its own; the best time and the highest memory of the repeats count.
+The histograms have the shape of those of 420×580 images (6090 values) and of 101×101 images (250 values). A tenth of
+the images are slightly changed copies of others. In the last case all thumbnails are similar, so every histogram is
+compared with every other. Each search runs in its own process. The best time and the highest memory of the repeats are
+reported.
 """
 
 import argparse
@@ -77,13 +78,13 @@ def report(count: int, shape: tuple[int, int], alike: bool, repeats: int) -> Non
 
 
 def write(folder: Path, count: int, grid: tuple[int, int], alike: bool) -> None:
-    """Write descriptors a few rows at a time: what a process held counts as its children's memory too."""
+    """Writes descriptors a few rows at a time, because the memory of a process also counts as its children's peak."""
     generator = np.random.default_rng(0)
     fields = generator.normal(size=(count, *COARSE)).astype(np.float32)
     left, right = generator.permutation(count)[: 2 * (count // 10)].reshape(2, -1)
     fields[right] = fields[left] + generator.normal(scale=0.01, size=(len(left), *COARSE))
     np.save(folder / "planted.npy", np.sort([left, right], axis=0))
-    # images of one kind have something in common: their thumbnails correlate by a half, or by more than 0.9
+    # images of one kind are alike: the correlation of their thumbnails is 0.5, or above 0.9
     common = generator.normal(size=COARSE).astype(np.float32) * (5 if alike else 1)
     with (folder / "histograms").open("wb") as histograms, (folder / "thumbnails").open("wb") as thumbnails:
         for part in chunks(fields):
@@ -97,7 +98,7 @@ def chunks(values: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def smooth_histograms(fields: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Histograms around a grey value that changes smoothly over the image (rows, blocks · 10) uint8."""
+    """Returns histograms (rows, blocks · 10) uint8 around a grey value that changes smoothly over the image."""
     centre = np.stack([cv2.resize(field, grid[::-1]) for field in fields])[..., None] * 2 + BINS / 2
     share = np.exp(-((np.arange(BINS, dtype=np.float32) - centre) ** 2) / 2)
     share *= 255 / share.sum(-1, keepdims=True)

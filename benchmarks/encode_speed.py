@@ -2,10 +2,11 @@
 
     python -m benchmarks.encode_speed [--cases tgs nerve] [--folds 5] [--repeats 3]
 
-Synthetic probabilities (smooth blobs, six in ten of the test images with a mask) of as many folds as are averaged, in a
-work folder of their own; then the stage's own functions do all of it: mean of the folds, resize to native size,
-threshold and minimum area, run lengths, writing, reading back, validation, guards against the training masks, record.
-All folds are one file under several names, so the machine's file cache is kinder than in earnest. The best time counts.
+Draws synthetic probabilities (smooth blobs, 60 % of the test images with a mask) for each fold in a temporary work
+folder. Then the functions of the stage do all of its work: the mean of the folds, resizing to native size, threshold
+and minimum area, run lengths, writing, reading back, validation, guards against the training masks, and the record.
+All folds are one file under several names, so more of it is in the file cache than in a real run. The best time is
+reported.
 """
 
 import argparse
@@ -44,7 +45,7 @@ class Case:
     shape: tuple[int, int]
     network: dict[str, Any]
     goal: float
-    """Seconds."""
+    """The goal in seconds."""
 
 
 CASES = {
@@ -74,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def prepare(root: Path, case: Case, folds: int) -> Run:
-    """Everything that the encode stage reads."""
+    """Writes everything that the encode stage reads."""
     (root / "input" / "masks").mkdir(parents=True)
     (root / "input" / "masks" / "image.png").touch()
     ids = [f"t{number:05}" for number in range(case.test)]
@@ -99,7 +100,7 @@ def prepare(root: Path, case: Case, folds: int) -> Run:
 
 
 def write_table(run: Run, case: Case, ids: list[str]) -> None:
-    """Both tables, and the statistics of the training masks, which are drawn as the test masks will be."""
+    """Writes both tables, and statistics of the training masks, which are drawn like the test masks."""
     random, texts = np.random.default_rng(1), []
     for _ in range(case.train):
         probability = cv2.resize(blobs(random, (128, 128)), case.shape[::-1])
@@ -119,7 +120,7 @@ def write_table(run: Run, case: Case, ids: list[str]) -> None:
 
 
 def write_predictions(run: Run, case: Case, ids: list[str]) -> None:
-    """One file of probabilities, and as many names for it as there are folds."""
+    """Writes one file of probabilities and links it under one name per fold."""
     random = np.random.default_rng(0)
     first, *others = [run.predictions("test", fold) for fold in run.test_folds()]
     first.parent.mkdir(parents=True)
@@ -142,7 +143,7 @@ def write_predictions(run: Run, case: Case, ids: list[str]) -> None:
 
 
 def blobs(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Probabilities (h, w) uint8 of a few soft blobs, or of nothing."""
+    """Returns probabilities (h, w) uint8 with a few soft blobs, or with none."""
     if random.random() > 0.6:
         return np.full(size, 3, np.uint8)
     level = cv2.resize(random.standard_normal((6, 8)).astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
@@ -151,7 +152,7 @@ def blobs(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 def report(run: Run, case: Case, options: argparse.Namespace) -> None:
     for fold in run.test_folds():
-        read_probabilities(run.predictions("test", fold))[0].max()  # into the file cache
+        read_probabilities(run.predictions("test", fold))[0].max()  # reads the file into the file cache
     whole = best(lambda: list(execute(run, [])), options.repeats)
     want = submission.expected(run.competition, run.input, run.competition_folder)
     check = best(lambda: sanity.examine(run.submission, want, run.competition), options.repeats)

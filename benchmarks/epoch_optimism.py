@@ -1,22 +1,24 @@
-"""How much does choosing an epoch flatter its score, and does the estimate see it? Synthetic epochs, and real ones.
+"""The optimism from choosing the best epoch on the scored fold, and how well it is estimated.
 
     python -m benchmarks.epoch_optimism [FILE …] [--draws 500]
 
-FILE: work/<competition>/<run>/fold_<k>/epochs.npz, the counts of every held-out image after every epoch.
+FILE is work/<competition>/<run>/fold_<k>/epochs.npz, the counts of every held-out image after every epoch.
 
-Synthetic: scores of n images after E epochs, whose true means are known: all equal (flat), rising to a plateau, rising
-and falling (hump), with one clear best (peak), or the plateau with luck from epoch to epoch (jitter). A part of an
-image's luck, --shared, is the same in all epochs. Optimism: the score of the best epoch minus its true mean.
+Synthetic epochs: scores of n images after E epochs, whose true means are known. The means are all equal (flat), rise to
+a plateau, rise and fall (hump), have one clear best (peak), or are the plateau with noise from epoch to epoch (jitter).
+A share of the noise of an image, --shared, is the same in all epochs. The optimism is the score of the best epoch minus
+its true mean.
 
-Real: n of a file's images are drawn, each a group of its own. Optimism: their score of their best epoch minus the score
-that all other images give that epoch, less the same difference at the epoch that is best on the whole file. That one
-was not chosen by the draw, so on average its difference is 0; but not for a mean IoU, which the number of images moves
-(classes that few images hold), and that is no optimism. It also takes away the luck that is in all epochs.
+Real epochs: n of a file's images are drawn, each as its own group. For an epoch, take the score of the drawn images
+minus the score of all other images. The optimism is this difference at the epoch that is best on the drawn images,
+minus the same difference at the epoch that is best on the whole file. The second term removes the noise that all epochs
+share. Its mean over draws is 0, except for a mean IoU, which depends on the number of images (some classes are on few
+images); that dependence is no optimism.
 
-Beside the mean optimism stands `estimates.epoch_optimism` of the same n images, mean ± standard deviation over the
-draws: what halving says (the optimism at n/2 images), the same divided by √2, which is the estimate, and divided by 2;
-and for comparison ten-fold cross-fitting, which needs no factor: choose on nine tenths, score the tenth. The last
-column is what halving would have to be multiplied by.
+The table shows the mean optimism and, for the same n images, `estimates.epoch_optimism` as mean ± standard deviation
+over the draws: by halving (the optimism at n/2 images), by halving divided by √2, which is the estimate, and by halving
+divided by 2. For comparison it shows ten-fold cross-fitting, which needs no factor: choose on nine tenths, score the
+other tenth. The last column is the factor by which halving would have to be multiplied.
 """
 
 import argparse
@@ -53,7 +55,7 @@ def synthetic(shape: str, epochs: int, shared: float, images: int, draws: int) -
         luck = random.normal(0, SPREAD * shared**0.5, images)
         scores = means[:, None] + luck + random.normal(0, SPREAD * (1 - shared) ** 0.5, (epochs, images))
         best = scores.mean(1).argmax()
-        # the luck that is in all epochs is no optimism: its mean over draws is 0, and here it would be noise only
+        # noise that all epochs share is no optimism: its mean over draws is 0, so it is removed
         found.append((
             scores[best].mean() - means[best] - luck.mean(),
             *estimates(np.stack([mean_counts(one) for one in scores]), mean_score),
@@ -76,12 +78,12 @@ def real(path: Path, images: int, draws: int) -> str:
 
 
 def estimates(counts: np.ndarray, score: Score) -> tuple[float, float]:
-    """Returns the optimism that halving and ten-fold cross-fitting say of counts (E, n, …)."""
+    """Returns the optimism of counts (E, n, …) as estimated by halving and by ten-fold cross-fitting."""
     return epoch_optimism(counts, score, np.arange(counts.shape[1])), cross_fitted(counts, score)
 
 
 def cross_fitted(counts: np.ndarray, score: Score, folds: int = 10, repeats: int = 20) -> float:
-    """Returns the optimism at (1 - 1/folds)·n images; a repeat's held-out images are scored together."""
+    """Returns the optimism at (1 - 1/folds)·n images. The held-out images of a repeat are scored together."""
     random, total, above = np.random.default_rng(0), counts.sum(1), []
     for _ in range(repeats):
         held_out = group_sums(counts.swapaxes(0, 1), random.permutation(counts.shape[1]) % folds)

@@ -1,11 +1,11 @@
-"""Does `--quick` of the recipe that `new` writes learn from a few images? Drawn cells, two plain answers beside.
+"""The test score of `--quick` with the recipe that `new` writes, trained on few images.
 
     python -m benchmarks.few_images FOLDER [--images 24 60 120] [--seeds 0]
 
-For every number of training images and seed: cells of other shapes, brightness and background than the sample's are
-drawn, `new` looks at them and `run NAME --quick` makes a submission for 40 test images, whose masks are known. Beside
-its Dice those of an empty mask everywhere and of Otsu's threshold on each image; and the verdict, which must say why
-where the network is not above both.
+For every number of training images and every seed, cells are drawn whose shapes, brightness and background differ from
+those of the sample. `new` writes a recipe, and `run NAME --quick` makes a submission for 40 test images with known
+masks. The table shows its Dice, that of an empty mask everywhere and that of Otsu's threshold on each image, and the
+verdict, which must give a reason if the network is not better than both.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SHAPE, TESTS = (120, 160), 40
 
 
 def draw(folder: Path, images: int, seed: int) -> dict[str, np.ndarray]:
-    """Writes training and test images of dim and bright cells on an uneven background, with debris that is none, and
+    """Writes training and test images of dim and bright cells on an uneven background, with bright debris, and
     returns the test masks (h, w) uint8 by id."""
     random = np.random.default_rng(seed)
     truth, rows = {}, []
@@ -67,14 +67,14 @@ def otsu(path: Path) -> np.ndarray:
 
 
 def mean_dice(masks: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> float:
-    """Returns the mean Dice of masks by id; of two empty ones 1."""
+    """Returns the mean Dice of masks by id; it is 1 for two empty masks."""
     pairs = [(masks[name], true) for name, true in truth.items()]
     scores = [dice(np.array((one & two).sum()), np.array(one.sum()), np.array(two.sum())) for one, two in pairs]
     return float(np.mean(scores))
 
 
 def row(folder: Path, images: int, seed: int) -> str:
-    """Runs one number of images and returns its row of the table."""
+    """Runs one number of training images and one seed, and returns the row of the table."""
     root = (folder / f"{images}_{seed}").absolute()
     truth = draw(root / "raw", images, seed)
     environment = {**os.environ, "PIPELINE_ROOT": str(root)}

@@ -1,10 +1,10 @@
-"""How long does a whole competition of full size take, stage by stage?
+"""Time of every stage for a whole competition of full size.
 
     python -m benchmarks.full_size FOLDER [--train 5635] [--test 5508] [--epochs 30] [--set KEY=VALUE …]
 
-Draws the synthetic ultrasound competition at the size of the nerve competition, unless FOLDER has it, and runs all of
-it: decode, clean, five folds of a ResNet34-UNet at 224×320 in batches of 64 that are augmented on the device, four
-views in prediction, tune, encode, report. An interrupted run goes on; the times are still those of every finished step.
+Draws the synthetic ultrasound competition at the size of the nerve competition, unless FOLDER already has it. Then runs
+decode, clean, five folds of a ResNet34-UNet at 224×320 in batches of 64 that are augmented on the device, prediction
+with four views, tune, encode and report. An interrupted run continues, and the times still cover every finished step.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def write_competition(folder: Path) -> Path:
 
 
 def seconds_of(run: Run) -> Counter[str]:
-    """Returns the seconds of every stage."""
+    """Returns the seconds by stage."""
     found = Counter[str]()
     for stage in STAGES:
         for state in states(run, stage):
@@ -48,7 +48,7 @@ def seconds_of(run: Run) -> Counter[str]:
 
 
 def main() -> None:
-    """Prints a row a stage."""
+    """Prints one row per stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=5635)

@@ -1,11 +1,11 @@
-"""How much memory and time does one huge TIFF take, from the file to the submission?
+"""Time and memory of one huge TIFF, from the file to the submission.
 
     python -m benchmarks.huge_images FOLDER [--side 20000]
 
 Draws a competition in FOLDER: three training images of 4096 × 4096 with masks as run-length text, and one test image of
-side × side pixels, all RGB TIFFs in tiles of 512 × 512 (deflate). Trains a tiny network for one epoch, then runs every
-stage as a process of its own, the command that a person would call, and prints the seconds and the peak of the resident
-memory of each. At the end it checks that the submission's mask is one of the test image.
+side × side pixels, all RGB TIFFs in tiles of 512 × 512 (deflate). Trains a tiny network for one epoch. Every stage runs
+in its own process, by the command that a user would type. Prints the seconds and the peak resident memory of each
+stage. At the end it checks that the submission's mask has the size of the test image.
 """
 
 import argparse
@@ -38,7 +38,7 @@ predict: {batch_size: 8}
 
 
 def main() -> None:
-    """Draws the files where they are not there, and prints one row per stage."""
+    """Draws missing files and prints one row per stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--side", type=int, default=20000)
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _measured(stage: str, folder: Path) -> tuple[float, float]:
-    """Seconds and MiB of one stage."""
+    """Runs one stage and returns its seconds and its peak memory in MiB."""
     command = [sys.executable, "-m", "pipeline", stage, str(folder / "recipe.yaml"), "--force"]
     started = time.perf_counter()
     with (folder / f"{stage}.log").open("w") as log:

@@ -1,10 +1,11 @@
-"""Do the installed weights packages hold what they say? What timm's classifiers see in photographs with their weights.
+"""The classes that timm's classifiers recognise in photographs with the installed weights packages.
 
     python -m benchmarks.imagenet_weights PHOTO…
 
-`model.weights: imagenet` finds each package's file, and its tensors are matched as for an encoder, classifier included.
-Each photograph is cut to the square in its middle and normalised as `image.normalize: encoder` does, by ImageNet's mean
-and deviation, and in a network of the same tensors that pads all around (timm's efficientnet_lite0).
+Shows whether the packages hold ImageNet weights. `model.weights: imagenet` finds each package's file, and its tensors
+are matched as for an encoder, including the classifier. Each photograph is cropped to the square in its middle. It is
+normalised as `image.normalize: encoder` does and by ImageNet's mean and deviation, and also classified by a network
+with the same tensors that pads on all sides (timm's efficientnet_lite0).
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pipeline.networks import encoders, weights
 from pipeline.networks.normalization import Statistics, statistics_of
 
 SIDES = (224, 240, 260)
-"""Of the images that each network was trained on."""
+"""Side in pixels of the images that each network was trained on."""
 
 
 def photograph(path: Path, side: int) -> torch.Tensor:

@@ -1,10 +1,10 @@
-"""Do folds that leak lie? The sample competition with random folds and with ours, several seeds.
+"""Scores of the sample competition with random folds and with folds that keep subjects together, for several seeds.
 
     python -m benchmarks.leaking_folds FOLDER [--seeds 0 1 2]
 
-For each seed, in FOLDER/seed_<n> (finished runs are not run again): the recipe `sample` with folds that keep subjects
-together, and with `folds: random`, which lets frames of one subject stand in all folds. The 24 test subjects are in no
-fold, so truth.csv says what either score is worth: a score that promises more flatters.
+For each seed, runs the recipe `sample` in FOLDER/seed_<n> with folds that keep subjects together, and with
+`folds: random`, which spreads the frames of one subject over all folds. Finished runs are not run again. The 24 test
+subjects are in no fold, so truth.csv shows how far each out-of-fold score is too high.
 """
 
 import argparse
@@ -24,7 +24,7 @@ TEST_IMAGES = 480
 
 
 def measure(name: str, assignments: list[str]) -> tuple[float, np.ndarray, np.ndarray, str]:
-    """Returns the out-of-fold score, the scores and subjects of the test images, and what the audit says of leaks."""
+    """Returns the out-of-fold score, the scores and subjects of the test images, and the leaks that the audit lists."""
     run = open_run("sample", name=name, assignments=assignments)
     return read_json(run.postprocess)["score"], *test_scores(run), read_json(run.audit)["leak_remark"] or "no leak"
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def listed(values: np.ndarray) -> str:
-    """Returns numbers with their signs."""
+    """Returns numbers as text with their signs."""
     return ", ".join(f"{value:+.4f}" for value in values)
 
 

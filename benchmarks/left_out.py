@@ -1,10 +1,10 @@
-"""What is a decision worth on images that did not choose it: with folds left out, with groups left out, and in truth?
+"""Scores of a decision on images that did not choose it: folds left out, groups left out, and the test set.
 
     python -m benchmarks.left_out WORK/COMPETITION/RUN… [--truth TRUTH.csv]
 
-Of finished runs, each way of choosing a decision alone, whether or not tune would have taken it: on the images that
-chose it, on folds that did not, on groups that did not (median over partitions, lowest to highest), and, with --truth,
-the score of the test set. What tune itself chooses comes last.
+For each finished run and each way of choosing a decision, whether or not tune would have kept it: the score on the
+images that chose it, on folds that did not, on groups that did not (median, lowest and highest over partitions), and,
+with --truth, on the test set. The last row is the choice of tune itself.
 """
 
 import argparse
@@ -38,7 +38,7 @@ WAYS: tuple[tuple[str, ...], ...] = (
 
 
 def truth_of(run: Run, decision: Rules, truth: Path) -> float:
-    """Returns the score of the test set under a decision, from the predictions that the run kept."""
+    """Returns the score of a decision on the test set, from the predictions that the run kept."""
     want = submission.expected(run.competition, run.input, run.competition_folder)
     images, result = want.images[want.images["subset"] == "test"], read_json(run.postprocess)
     chosen = result | {"rules": described(decision, run.competition.classes)}
@@ -50,7 +50,7 @@ def truth_of(run: Run, decision: Rules, truth: Path) -> float:
 
 
 def rows_of(run: Run, truth: Path | None) -> list[str]:
-    """Returns the rows of a run."""
+    """Returns the rows of the table for one run."""
     held = held_out(run)
     counted = np.flatnonzero(counted_rows(held.images, run.recipe.tune.rows))
     parts, weighting = Parts.of(held, counted), Weighting(blends.plain_of(run), blends.weights_of(run))

@@ -1,6 +1,6 @@
 """nnU-Net v2 on our folds, and our `tune` on its out-of-fold predictions.
 
-nnU-Net lives in an environment of its own (`pip install nnunetv2`, here 2.8.1), from which nnUNetv2_… are called:
+nnU-Net is installed in its own environment (`pip install nnunetv2`, here 2.8.1), which has the commands nnUNetv2_…:
 
     export nnUNet_raw=nnunet/raw nnUNet_preprocessed=nnunet/preprocessed nnUNet_results=nnunet/results
     python -m pipeline run tgs-salt --to split
@@ -11,13 +11,13 @@ nnU-Net lives in an environment of its own (`pip install nnunetv2`, here 2.8.1),
     python -m benchmarks.nnunet collect tgs-salt $trained nnunet/oof.npy
     python -m pipeline tune nnunet --competition tgs-salt --oof nnunet/oof.npy
 
-work/tgs-salt/nnunet/postprocess.json then says what its predictions score untuned, tuned and nested. The last line may
-be a recipe too: `{competition: tgs-salt, arrays: {oof: nnunet/oof.npy}}` (docs/bring-your-own.md).
+work/tgs-salt/nnunet/postprocess.json then has the untuned, tuned and nested scores of its predictions. The last line
+can be a recipe too: `{competition: tgs-salt, arrays: {oof: nnunet/oof.npy}}` (docs/bring-your-own.md).
 
 nnU-Net has trainers of 1, 5, 10, 20, 50, 100 and 250 epochs (nnUNetTrainer_1epoch, nnUNetTrainer_5epochs, …) of 250
-batches each, and prints the time of every epoch: for equal time take the one that lasts as long as ours on the device.
-For a look without a GPU, `--limit 8` exports and collects eight images of each fold, and nnUNetv2_train takes
-`-device cpu`; fewer batches an epoch need a trainer of one's own, in a folder that $nnUNet_extTrainer names.
+batches each, and prints the time of every epoch. For equal time, take the trainer that lasts as long as ours on the
+device. For a test without a GPU, `--limit 8` exports and collects eight images of each fold, and nnUNetv2_train takes
+`-device cpu`. Fewer batches per epoch need your own trainer class, in a folder that $nnUNet_extTrainer names.
 
 export   reads   work/<competition>/images.parquet, folds/<competition>.csv, the raw images
          writes  NNUNET_RAW/Dataset<number>_<Competition>/ {imagesTr, labelsTr, imagesTs, dataset.json}: images with the
@@ -26,8 +26,9 @@ export   reads   work/<competition>/images.parquet, folds/<competition>.csv, the
 collect  reads   RESULTS/fold_<k>/validation/<id>.npz, which --npz leaves
          writes  OUT.npy (N, H, W), or (N, classes, H, W) of a multiclass competition, float32; OUT.csv: image_id, fold
 
-A fold trains on the images that our recipe trains on with their own masks, and is validated on all that it holds out,
-the dropped ones too, which are in no training list. Pixels that count nowhere have nnU-Net's label `ignore`.
+A fold trains on the images that our recipe trains on, with their own masks. It is validated on all images that it holds
+out, including the dropped ones, which are in no training list. Pixels that are not scored have nnU-Net's label
+`ignore`.
 """
 
 import argparse
@@ -55,11 +56,11 @@ from pipeline.train.stage import rows_of
 
 AUTHOR = "benchmarks/nnunet.py"
 PREPROCESSED = "nnUNet_preprocessed"
-"""nnU-Net's name of the environment variable."""
+"""The environment variable of nnU-Net."""
 
 
 def main() -> None:
-    """Exports, or collects."""
+    """Runs `export` or `collect`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     export_parser = commands.add_parser("export", help="write nnU-Net's raw dataset and our folds")
@@ -93,7 +94,7 @@ def main() -> None:
 
 
 def export(run: Run, raw: Path, preprocessed: Path, dataset: int, limit: int | None = None) -> Path:
-    """Returns the folder of nnU-Net's raw dataset, which is written whole or not at all, and then our folds.
+    """Writes nnU-Net's raw dataset atomically, then our folds, and returns the folder of the dataset.
 
     Args:
         run: its competition has been decoded and split.
@@ -103,8 +104,8 @@ def export(run: Run, raw: Path, preprocessed: Path, dataset: int, limit: int | N
         limit: how many images of each fold, and of the test set; None: all.
 
     Raises:
-        PipelineError: a multilabel competition, no table or no folds yet, an id that is no file name, a number that is
-            none, or a folder in the way that somebody else made.
+        PipelineError: a multilabel competition, no table or no folds yet, an id that is not a valid file name,
+            a number out of range, or an existing folder that this export did not write.
     """
     competition, images = run.competition, held_out(run, limit)
     if not 1 <= dataset <= 999:
@@ -115,7 +116,7 @@ def export(run: Run, raw: Path, preprocessed: Path, dataset: int, limit: int | N
     _check_own(raw / name)
     splits = our_splits(run, images)
     with writing(raw / name) as temporary:
-        shutil.rmtree(temporary, ignore_errors=True)  # what a killed export left
+        shutil.rmtree(temporary, ignore_errors=True)  # leftovers of a killed export
         _write_images(run, images, temporary / "imagesTr")
         _write_images(run, test, temporary / "imagesTs")
         ignores = _write_labels(competition, images, temporary / "labelsTr")
@@ -131,7 +132,7 @@ def held_out(run: Run, limit: int | None = None) -> pd.DataFrame:
     """Returns the training images with their fold, in the table's order, or the first `limit` of each fold.
 
     Raises:
-        PipelineError: a multilabel competition, or one that has not been decoded or split, or a limit that is none.
+        PipelineError: a multilabel competition, or one that has not been decoded or split, or an invalid limit.
     """
     if run.competition.kind == "multilabel":
         raise PipelineError(
@@ -148,7 +149,7 @@ def held_out(run: Run, limit: int | None = None) -> pd.DataFrame:
 
 
 def our_splits(run: Run, images: pd.DataFrame) -> list[dict[str, list[str]]]:
-    """Returns nnU-Net's splits of these images, one a fold: the ids that it trains on, and those that it holds out."""
+    """Returns nnU-Net's splits of these images, one per fold: the ids that it trains on and those that it holds out."""
     ids, splits = read_table(run.table, "train")["image_id"], []
     for fold in range(read_folds(run)["fold"].max() + 1):
         chosen = rows_of(run, fold)
@@ -163,13 +164,13 @@ def labels_of(row: Any, competition: Competition) -> np.ndarray:
     and one more than the last are the pixels that count nowhere."""
     masks = true_mask(row, competition.classes)
     labels = true_labels(masks) if competition.kind == "multiclass" else masks[0]
-    if competition.ignored is not None:  # our losses leave it out
+    if competition.ignored is not None:  # our losses ignore this class
         labels = np.where(labels == competition.ignored, IGNORE, labels)
     return np.where(labels == IGNORE, len(_class_labels(competition)), labels).astype(np.uint8)
 
 
 def describe(run: Run, count: int, ignores: bool) -> dict[str, Any]:
-    """Returns nnU-Net's dataset.json of so many training images; `ignores`: some pixels have the label `ignore`."""
+    """Returns nnU-Net's dataset.json; `ignores` says whether some pixels have the label `ignore`."""
     labels = _class_labels(run.competition)
     channels = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
     return {
@@ -183,7 +184,7 @@ def describe(run: Run, count: int, ignores: bool) -> dict[str, Any]:
 
 
 def _class_labels(competition: Competition) -> dict[str, int]:
-    """nnU-Net's labels by name; it wants the first to be called `background`, and no class `ignore`."""
+    """Returns nnU-Net's labels by name: the first must be called `background`, and no class `ignore`."""
     others = competition.classes[1:] if competition.kind == "multiclass" else competition.classes
     names = [f"class {name}" if name in ("background", "ignore") else name for name in others]
     return {"background": 0} | {name: number for number, name in enumerate(names, start=1)}
@@ -211,7 +212,7 @@ def _write_labels(competition: Competition, images: pd.DataFrame, folder: Path) 
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
-    """Writes (h, w), or (h, w, C) whose first three channels are red, green and blue."""
+    """Writes an image (h, w), or (h, w, C) whose first three channels are red, green and blue."""
     if image.ndim == 3 and image.shape[2] > 1:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR if image.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
@@ -236,7 +237,7 @@ def _check_own(folder: Path) -> None:
 def collect(run: Run, results: Path, out: Path, folds: list[int] | None = None, limit: int | None = None) -> Path:
     """Returns the .npy of nnU-Net's out-of-fold probabilities, in the table's order; ids and folds are beside it.
 
-    They have the images' own size where that is one size, else the recipe's image.size, to which they are stretched.
+    They have the images' own size if all images have one size, else they are stretched to the recipe's image.size.
 
     Args:
         run: the run that was exported.
@@ -246,7 +247,7 @@ def collect(run: Run, results: Path, out: Path, folds: list[int] | None = None, 
         limit: as it was exported.
 
     Raises:
-        PipelineError: a prediction is missing, unreadable or of another shape, or there is no such fold.
+        PipelineError: a prediction is missing, unreadable or of another shape, or a fold does not exist.
     """
     if out.suffix != ".npy":
         raise PipelineError(f"{out}: expected the path of a .npy.")
@@ -275,7 +276,7 @@ def collect(run: Run, results: Path, out: Path, folds: list[int] | None = None, 
 
 
 def read_probabilities(file: Path, competition: Competition, shape: tuple[int, int]) -> np.ndarray:
-    """Returns nnU-Net's probabilities of an image of this shape: (classes, height, width) float32 of a multiclass
+    """Returns nnU-Net's probabilities for an image of this shape: (classes, height, width) float32 for a multiclass
     competition, else (1, height, width), those of the foreground.
 
     Raises:

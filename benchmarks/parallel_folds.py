@@ -1,10 +1,10 @@
-"""Are the folds of a small model trained faster side by side than one after another?
+"""Time to train the folds of a small model in parallel and one after another.
 
     python -m benchmarks.parallel_folds RECIPE [--at-once 1 2] [--rounds 2] [--set key=value …]
 
-Trains the recipe's folds anew with `train.parallel` at each number, in turn, `--rounds` times: runs of their own under
-work/, and what comes before training must be done. Prints the seconds of the command, start included, those of the
-epochs alone, and how many times faster than the first number both are: medians over the rounds.
+Trains the recipe's folds anew with `train.parallel` at each number, in turn, `--rounds` times, as separate runs under
+work/. The stages before training must be done. Prints the seconds of the command including its start, those of the
+epochs alone, and how many times faster both are than with the first number, as medians over the rounds.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pipeline.core.run import open_run
 
 
 def main() -> None:
-    """Prints a table with a row a number."""
+    """Prints a table with one row per number of parallel trainings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2])
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def train(recipe: str, assignments: list[str], number: int) -> tuple[float, float]:
-    """Trains all folds, so many at once; returns the seconds of the command, and of its epochs."""
+    """Trains all folds, `at_once` in parallel, and returns the seconds of the command and of its epochs."""
     name, own = f"{recipe}-at-once-{number}", [*assignments, *assignments_of({"train.parallel": number})]
     options = [part for one in own for part in ("--set", one)]
     started = time.perf_counter()

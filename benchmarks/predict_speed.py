@@ -1,13 +1,13 @@
-"""Prediction with ResNet34-UNet: this pipeline against a plain fp32 NCHW loop, alternating in one process.
+"""Prediction with ResNet34-UNet: this pipeline against a plain fp32 NCHW loop, in turn in one process.
 
     python -m benchmarks.predict_speed [--sizes 128x128 224x320] [--batch 32] [--batches 2] [--rounds 7] [--variants]
     python -m benchmarks.predict_speed --memory 420x580 [--tta d4]
 
-Both start from the same pixels in memory and the same weights, and end with uint8 probabilities in memory. Ours is what
-validate and predict run; the plain loop is what smp's example does, with model.eval() and torch.no_grad(). --variants
-also times our loop without fusing and without casting weights once. The weights are from scratch, BatchNorm's
-statistics from a few batches of noise; how far probabilities are from those of fp32 is measured on them. --memory says
-what a process, or a GPU, needs beyond the loaded network.
+Both start from the same pixels in memory and the same weights, and end with uint8 probabilities in memory. Ours is the
+code that validate and predict run. The plain loop is that of smp's example, with model.eval() and torch.no_grad().
+--variants also times our loop without fusing and without casting the weights once. The weights are from scratch, and
+the BatchNorm statistics are from a few batches of noise; the differences from fp32 probabilities are measured on them.
+--memory prints the memory that a process, or a GPU, needs in addition to the loaded network.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def network_of() -> SegmentationNetwork:
 
 
 def noise(batch: int, size: tuple[int, int]) -> Tensor:
-    """Blots of several sizes: what is smooth in images is smooth here."""
+    """Returns blobs of several sizes, as smooth as real images."""
     layers = [torch.rand(batch, 1, -(-size[0] // scale), -(-size[1] // scale)) for scale in (1, 4, 16)]
     grown = [torch.nn.functional.interpolate(layer, size, mode="bilinear") for layer in layers]
     return (255 * torch.stack(grown).mean(0)).to(torch.uint8)
@@ -91,7 +91,7 @@ def compare(size: tuple[int, int], options: argparse.Namespace) -> None:
         for name, predict in loops.items():
             started = time.perf_counter()
             found = [predict(batch) for batch in pixels]
-            if round_number:  # the first warms up
+            if round_number:  # the first round is a warm-up
                 seconds[name].append(time.perf_counter() - started)
             elif name == "plain fp32 NCHW":
                 expected = np.concatenate(found).astype(int)
@@ -108,12 +108,12 @@ def compare(size: tuple[int, int], options: argparse.Namespace) -> None:
 
 
 def resident() -> int:
-    """Returns the most bytes that this process ever had in memory."""
+    """Returns the peak resident memory of this process in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def memory(size: tuple[int, int], options: argparse.Namespace) -> None:
-    """One process may be asked once: the highest that it ever needed is what the system knows."""
+    """Prints the memory of prediction. Can be called once per process, because the system only keeps the peak."""
     compute = device.detect()
     predict = ours(ready(network_of(), 1, compute), size, compute, options.tta)
     highest = torch.cuda.max_memory_allocated if compute.accelerator == "cuda" else resident

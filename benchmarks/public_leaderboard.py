@@ -1,18 +1,18 @@
-"""What does tuning on the public leaderboard cost? A submission chosen by its public score, or by out-of-fold images.
+"""The cost of choosing a submission by its public leaderboard score instead of by the out-of-fold score.
 
     python -m benchmarks.public_leaderboard RECIPE TRUTH.csv [--quick] [--fold 0] [--public 0.3] [--write FOLDER]
 
-Takes a finished run of a competition of one class with known test masks (`sample`). Two lots of submissions are made
-from the test predictions of one fold's network (`--fold`), whose probabilities are like the out-of-fold ones; a mean of
-networks has others, and thresholds of its own:
+Takes a finished run of a competition with one class and known test masks (`sample`). Two sets of submissions are made
+from the test predictions of one fold's network (`--fold`), whose probabilities are distributed like the out-of-fold
+ones. The mean of several networks has another distribution, and other best thresholds.
 
 rules       every pair of threshold and minimum area: few submissions, which truly differ;
 equals      mixtures that draw, for each image, one of the rules that are best out-of-fold (within a standard error):
-            many submissions that differ by luck alone, as those of other seeds and of small ideas do.
+            many submissions that differ by chance alone, as those of other seeds and of small ideas do.
 
-The test images are split into a public and a private part many times; each time somebody keeps the submission with the
-best public score, somebody else the rule that was best on the out-of-fold images, once for all. What either is worth on
-the private part is compared, in pairs.
+The test images are split into a public and a private part many times. For each split, the submission with the best
+public score is compared on the private part, in pairs, with the rule that is best on the out-of-fold images, which is
+the same for all splits.
 
 `--write` also writes some of the equals as files, and the best rule, for `python -m pipeline leaderboard`.
 """
@@ -46,7 +46,7 @@ Tried = list[Rule]
 
 
 def candidates() -> Tried:
-    """Returns the rules that are tried."""
+    """Returns all pairs of threshold and minimum area."""
     return [Rule(threshold, area) for threshold, area in product(THRESHOLDS, AREAS)]
 
 
@@ -85,7 +85,7 @@ def truths_of_csv(path: Path, run: Run, images: pd.DataFrame) -> dict[str, np.nd
 
 
 def mix(scores: np.ndarray, of_held_out: np.ndarray) -> np.ndarray:
-    """Returns which rule each of the equals takes for each image (EQUALS, N), from scores (R, N) of the test images and
+    """Returns the rule of each of the equals for each image (EQUALS, N), from scores (R, N) of the test images and
     (R, M) of the out-of-fold images."""
     means = of_held_out.mean(1)
     error = of_held_out[means.argmax()].std() / of_held_out.shape[1] ** 0.5
@@ -109,7 +109,7 @@ def compare(tried: np.ndarray, honest: np.ndarray, ids: list[str], share: float,
 
 
 def say(name: str, rows: pd.DataFrame, count: int) -> None:
-    """Prints what one lot says."""
+    """Prints the rows of one set of submissions."""
     lost = rows["honest"] - rows["chosen"]
     print(f"{name}: {count} submissions")
     print(f"  best in public     {rows['public'].mean():.4f} public, {rows['chosen'].mean():.4f} private: number "
@@ -121,7 +121,7 @@ def say(name: str, rows: pd.DataFrame, count: int) -> None:
 def write_submissions(
     run: Run, blend: Blend, mixed: list[list[Rule]], honest: Rule, estimate: float, ids: list[str], folder: Path
 ) -> None:
-    """Writes some of the equals as files, and the rule that is best out-of-fold with its score there as an estimate."""
+    """Writes some of the equals as files, and the best rule with its out-of-fold score as estimate."""
     want = submission.expected(run.competition, run.input, run.competition_folder)
     place = {name: row for row, name in enumerate(blend.ids)}
     folder.mkdir(parents=True, exist_ok=True)

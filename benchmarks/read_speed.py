@@ -1,10 +1,10 @@
-"""How long does it take to read images as a viewer shows them, beside the plain call of the library?
+"""Time to read images as a viewer shows them, relative to the plain call of the library.
 
     python -m benchmarks.read_speed [--images 2000] [--rounds 5]
 
-Draws photographs (96 × 128 RGB, noise on a gradient) as PNG, JPEG and TIFF, raw and with LZW, and reads all of them by
-turns with `read_image` and with the library's own function (cv2.imdecode and cvtColor, tifffile.imread). The figure is
-the median over rounds of the ratio of both times.
+Draws photographs (96 × 128 RGB, noise on a gradient) as PNG, JPEG and TIFF, uncompressed and with LZW. Reads all of
+them in turn with `read_image` and with the library's own function (cv2.imdecode and cvtColor, tifffile.imread). The
+figure is the median over rounds of the ratio of both times.
 """
 
 import argparse
@@ -23,12 +23,12 @@ SHAPE = 96, 128, 3
 
 
 def main() -> None:
-    """Prints one row a format."""
+    """Prints one row per format."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    print("| format | µs an image, library | µs, read_image | ratio |\n|---|---|---|---|")
+    print("| format | µs per image, library | µs, read_image | ratio |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name, write, read in (
             ("png", _with_opencv, _opencv),
@@ -54,7 +54,7 @@ def _draw(folder: Path, name: str, write: Callable[[Path, np.ndarray], object], 
 
 
 def _times(paths: list[Path], readers: list[Callable[[Path], object]], rounds: int) -> np.ndarray:
-    """Seconds of every reader and round (readers, rounds), after a round that counts for none."""
+    """Returns the seconds (readers, rounds) of every reader and round, after a warm-up round."""
     seconds = np.zeros((len(readers), rounds + 1))
     for turn in range(rounds + 1):
         for number, read in enumerate(readers):

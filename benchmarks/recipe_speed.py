@@ -1,9 +1,9 @@
-"""How fast does each recipe's network train, and how large is it? All in one process, in turn.
+"""Training speed and number of parameters of each recipe's network, in turn in one process.
 
     python -m benchmarks.recipe_speed [RECIPE…] [--size 128 128] [--batch 8] [--rounds 3]
 
-Forward, the recipe's losses, backward and a step of its optimiser on synthetic pixels of one size, in the number format
-that `train` takes on this machine. Augmentation and reading are left out.
+A step is forward, the recipe's losses, backward and a step of its optimiser on synthetic pixels of one size, in the
+number format that `train` chooses on this machine. Augmentation and reading are left out.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def main() -> None:
             started = time.perf_counter()
             step()
             rate = options.batch / (time.perf_counter() - started)
-            best[name] = max(best[name], rate) if round_number else 0.0  # the first round warms up
+            best[name] = max(best[name], rate) if round_number else 0.0  # the first round is a warm-up
     for name, (_, parameters) in steps.items():
         print(f"| {name} | {parameters / 1e6:.1f} M | {best[name]:.1f} |")
 

@@ -1,10 +1,10 @@
-"""How large is the report of a whole competition, and how fast does a browser open and sort it?
+"""Size of the report of a whole competition, and the time in which a browser opens and sorts it.
 
     python -m benchmarks.report_size FOLDER [--images 5635] [--groups 47]
 
-Fakes the files of a finished run in FOLDER (drawn ultrasound images of 420×580, predictions that are the true masks,
-moved and blurred), makes its report, and opens it in headless Chromium, where there is one: the seconds until the
-table stands, and those of sorting it by three columns.
+Fakes the files of a finished run in FOLDER (drawn ultrasound images of 420×580; predictions that are the true masks,
+moved and blurred), makes its report and opens it in headless Chromium, if it is installed. Prints the seconds until the
+table is shown, and those of sorting it by three columns.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from pipeline.report import page, sections
 
 SHAPE = (420, 580)
 SIZE = (96, 128)
-"""Rows × columns of the probabilities."""
+"""Rows and columns of the probabilities."""
 TIMED = """<script>
 addEventListener("load", () => {
   const opened = performance.now(), sorted = {}
@@ -49,7 +49,7 @@ addEventListener("load", () => {
 
 
 def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns an image and its mask, each (420, 580) uint8: speckle as of ultrasound, four in ten with an ellipse."""
+    """Returns an image and its mask, each (420, 580) uint8: speckle, and an ellipse in 40 % of the images."""
     rng = np.random.default_rng(number)
     ground = cv2.GaussianBlur(rng.gamma(1.2, 60, SHAPE).astype(np.float32), (0, 0), 1.2)
     layers = cv2.resize(rng.random((12, 3)).astype(np.float32), SHAPE[::-1], interpolation=cv2.INTER_CUBIC)
@@ -130,7 +130,7 @@ def write_scores(run: Run, rows: list[dict[str, Any]], probabilities: np.ndarray
 
 
 def timed(path: Path, folder: Path) -> dict[str, Any] | None:
-    """Returns milliseconds until the page had loaded, and of three sorts, in headless Chromium; None without one."""
+    """Returns the milliseconds of loading and of three sorts in headless Chromium, or None without it."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         return None

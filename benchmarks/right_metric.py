@@ -1,11 +1,11 @@
-"""What does tuning on the competition's metric bring over tuning on Dice? Drawn masks and probabilities, in pairs.
+"""The gain of tuning on the competition's metric over tuning on Dice, on drawn masks and probabilities, in pairs.
 
     python -m benchmarks.right_metric [--draws 12] [--images 80] [--metric 'f_beta(beta=0.5, over=data_set)' …]
 
-Every draw has round objects, some of which touch, and probabilities that know where they are: blurred edges, smooth
-noise, images that a network is more or less sure of, and faint objects that are not there. Half of the images are tuned
-on, once by the mean Dice over images and once by the competition's metric, as tune does it: steps that earn their
-place, or threshold 0.5 where they do not. Both decisions are scored by the competition's metric on the other half.
+Every draw has round objects, some of which touch, and probabilities that show where they are: blurred edges, smooth
+noise, images for which the network is more or less sure, and faint false objects. Half of the images are used to tune,
+once by the mean Dice over images and once by the competition's metric, as tune does it: steps that improve the score,
+or else threshold 0.5. Both decisions are scored by the competition's metric on the other half.
 """
 
 import argparse
@@ -50,12 +50,12 @@ WEIGHTING = Weighting((False,), (1.0,))
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images (N) of one draw."""
+    """The N images of one draw."""
 
     labels: list[np.ndarray]
-    """(64, 64) int32, a number for each object."""
+    """Label map (64, 64) int32, one number per object."""
     probabilities: list[np.ndarray]
-    """(1, 64, 64) uint8."""
+    """Probabilities (1, 64, 64) uint8."""
 
 
 def draw(seed: int, images: int) -> Drawn:
@@ -83,7 +83,7 @@ def _place(random: np.random.Generator) -> tuple[int, int]:
 
 
 def held_out_of(drawn: Drawn, metric: str) -> HeldOut:
-    """Returns the images as tune sees the held-out images of a run, two of each group, in two folds."""
+    """Returns the images as tune sees the held-out images of a run: two per group, in two folds."""
     competition = validate(RleCsv, COMPETITION | {"metric": metric}, "drawn")
     recipe = validate(Recipe, {"name": "drawn", "competition": "drawn", "image": {"size": [SIDE, SIDE]}}, "drawn")
     number = np.arange(len(drawn.labels))
@@ -107,7 +107,7 @@ def held_out_of(drawn: Drawn, metric: str) -> HeldOut:
 
 
 def tuned(held: HeldOut, counted: np.ndarray) -> Rules:
-    """Returns what tune ships of the images at `counted`, by the competition's metric."""
+    """Returns the decision that tune ships for the images at `counted` by the competition's metric."""
     settings, parts = held.run.recipe.tune, Parts.of(held, counted)
     (evidence,) = mask_rules.collect(held, [WEIGHTING])
     problem = drawn_masks.problem_of(held, WEIGHTING, evidence, np.ones(evidence.true.shape))
@@ -144,7 +144,7 @@ def main() -> None:
     found: dict[str, list[Sequence[float]]] = {metric: [] for metric in asked.metric}
     for seed in range(asked.draws):
         drawn = draw(seed, asked.images)
-        half = np.flatnonzero(np.arange(asked.images) // 2 % 4 < 2)  # both folds in either half
+        half = np.flatnonzero(np.arange(asked.images) // 2 % 4 < 2)  # each half has images of both folds
         other = np.setdiff1d(np.arange(asked.images), half)
         by_dice = tuned(held_out_of(drawn, "dice"), half)
         for metric in asked.metric:

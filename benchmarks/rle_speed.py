@@ -1,9 +1,9 @@
-"""Time pipeline.masks.rle against the snippet most competition notebooks copy, on every row of a CSV file of masks.
+"""Time of pipeline.masks.rle and of the snippet that most notebooks copy, on every row of a CSV file of masks.
 
     python -m benchmarks.rle_speed PATH/train_masks_full.csv [--height 420] [--width 580] [--column pixels]
 
-Both implementations run in one process on the same texts and the same C-contiguous uint8 masks, in batches. They take
-turns at going first, each batch counts with its best time, and the results are compared before anything is timed.
+Both run in one process on the same texts and the same C-contiguous uint8 masks, in batches, and take turns at going
+first. The best time of each batch is used. The results are compared before anything is timed.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def snippet_decode(text: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 class Times(NamedTuple):
-    """Seconds that the snippet and pipeline.masks.rle took for the same work."""
+    """Seconds of the snippet and of pipeline.masks.rle for the same work."""
 
     snippet: float
     ours: float
@@ -121,7 +121,7 @@ def batches(texts: list[str]) -> Iterator[list[str]]:
 
 
 def race(snippet: Callable[..., Any], ours: Callable[..., Any], calls: list[tuple], repeats: int) -> Times:
-    """Return the best time of each contestant over the calls; they take turns at going first."""
+    """Returns the best time of each function over the calls; they take turns at going first."""
     best = {snippet: float("inf"), ours: float("inf")}
     for turn in range(repeats):
         for contestant in (snippet, ours) if turn % 2 == 0 else (ours, snippet):

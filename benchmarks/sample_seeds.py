@@ -1,10 +1,10 @@
-"""Does the out-of-fold score say what the test score will be? The sample competition, drawn from several seeds.
+"""Out-of-fold score and test score of the sample competition, drawn from several seeds.
 
     python -m benchmarks.sample_seeds FOLDER [--seeds 0 1 2 3 4] [--train-seeds 0] [--precisions auto]
 
-For each seed: `sample`, and for each training seed and number format `run sample` in FOLDER/seed_<n> (what is finished
-is not run again), then the out-of-fold score, the nested estimate, the score of the submission against truth.csv, and
-the 95 % bootstrap interval of the difference of the first and the last, subjects resampled whole on both sides. The
+For each seed: `sample`, and for each training seed and number format `run sample` in FOLDER/seed_<n>. Finished runs are
+not run again. Prints the out-of-fold score, the nested estimate, the score of the submission against truth.csv, and the
+difference of the first and the last with its 95 % bootstrap interval, with whole subjects resampled on both sides. The
 number of threads is that of OMP_NUM_THREADS.
 """
 
@@ -30,7 +30,7 @@ DRAWS = 10_000
 
 
 def open_seed(folder: Path, seed: int) -> Path:
-    """Returns the folder of a seed, which is there and from now on this process's PIPELINE_ROOT."""
+    """Creates the folder of a seed, makes it this process's PIPELINE_ROOT, and returns it."""
     root = (folder / f"seed_{seed}").absolute()
     root.mkdir(parents=True, exist_ok=True)
     os.environ["PIPELINE_ROOT"] = str(root)
@@ -40,7 +40,7 @@ def open_seed(folder: Path, seed: int) -> Path:
 def run_seed(root: Path, seed: int, *options: str, test: int = 120, recipe: str = "sample") -> float:
     """Runs the pipeline for one seed, with further options of `run`, and returns its wall time in seconds.
 
-    The sample is drawn first, unless it is there already: 240 training images and `test` test images.
+    The sample is drawn first, unless it exists: 240 training images and `test` test images.
     """
     environment = {**os.environ, "PIPELINE_ROOT": str(root)}
     environment.pop("PIPELINE_INPUT", None)

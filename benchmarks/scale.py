@@ -1,17 +1,17 @@
-"""What does each stage cost by the number of images: processor time, memory, disk?
+"""Processor time, memory and disk of each stage, by the number of images.
 
     python -m benchmarks.scale FOLDER [--sizes 1000x128 4000x128 16000x128 64000x64] [--rounds 3] [--table]
 
-Draws a synthetic competition of as many training and as many test images for every size in FOLDER (PNG, masks as
-run-length text in a CSV, twenty images per patient, one image in a hundred a near-duplicate of the one before), with
-out-of-fold and test probabilities made from the masks, so that everything but training and prediction runs. Every
-stage is a process of its own, the command that a person would call. FOLDER/results.csv has a row per stage; what
-is there is not measured again, and the data are deleted at the end unless --keep is given. Later rounds do all stages
-again. --table prints the results as Markdown and measures nothing.
+For every size, draws a synthetic competition in FOLDER with that many training and that many test images (PNG, masks as
+run-length text in a CSV, twenty images per patient, one image in a hundred a near-duplicate of the one before). The
+out-of-fold and test probabilities are made from the masks, so everything except training and prediction runs. Every
+stage runs in its own process, by the command that a user would type. FOLDER/results.csv has one row per stage. Rows
+that exist are not measured again, and the data are deleted at the end unless --keep is given. Later rounds run all
+stages again. --table prints the results as Markdown and measures nothing.
 
-Time is processor time (user and system, all threads). Memory is given twice: the peak of all that was resident, which
-counts mapped files that the system may drop at any time, and the peak of what was allocated (RssAnon, read from /proc
-twenty times a second), which must fit.
+Time is processor time (user and system, all threads). Memory is given twice: the peak of resident memory, which
+includes mapped files that the system may drop at any time, and the peak of allocated memory (RssAnon, read from /proc
+twenty times per second), which must fit.
 """
 
 import argparse
@@ -27,16 +27,16 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
-# numpy, OpenCV and the pipeline are imported where images are drawn, in a process of their own: on Linux a child counts
-# what its parent held when it was started as its own peak.
+# numpy, OpenCV and the pipeline are imported only in the process that draws images: on Linux the peak memory of a child
+# includes what its parent held when the child was started.
 
 SIZES = ("1000x128", "4000x128", "16000x128", "64000x64")
 PER_GROUP, DUPLICATE_EVERY, EMPTY = 20, 100, 0.4
 FOLDS = 5
 START = "start"
-"""A command that does nothing but import: what every row holds too."""
+"""A command that only imports; its cost is part of every row."""
 OF_BOTH = ("draw", "decode", "status")
-"""Commands that go through training and test images; the others through as many as there are of one kind."""
+"""Commands that process training and test images; the others process only one of both."""
 FIELDS = ("round", "images", "side", "stage", "cpu_s", "wall_s", "peak_mib", "allocated_mib", "written_bytes", "date")
 
 RECIPE = """competition: scale.yaml
@@ -58,7 +58,7 @@ split: {{folds: {FOLDS}}}
 
 
 class Size(NamedTuple):
-    """How many training images, as many test images, and how many pixels a side."""
+    """Number of training images, which is also that of test images, and side in pixels."""
 
     images: int
     side: int
@@ -74,7 +74,7 @@ class Size(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a command took: seconds and MiB."""
+    """Seconds and MiB of one command."""
 
     cpu: float
     wall: float
@@ -155,7 +155,7 @@ def _write_csv(path: Path, heading: Sequence[str], rows) -> None:  # type: ignor
 
 
 def commands(folder: Path, size: Size, again: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """Yields every stage's name and its command, in order; `again` without drawing, and though all is up to date."""
+    """Yields name and command of every stage in order; `again` skips drawing and forces finished stages."""
     python, pipeline = sys.executable, [sys.executable, "-m", "pipeline"]
     recipe, oof, test = (str(folder / name) for name in ("recipe.yaml", "arrays/oof.npy", "arrays/test.npy"))
     brought = ["mine", "--competition", str(folder / "scale.yaml"), "--oof", oof, "--test", test]
@@ -171,7 +171,7 @@ def commands(folder: Path, size: Size, again: bool = False) -> Iterator[tuple[st
 
 
 def measure(command: Sequence[str], folder: Path) -> Cost:
-    """Runs a command in a process of its own with one thread per library call, and returns what it took.
+    """Runs a command in its own process with one thread per library call, and returns its cost.
 
     Raises:
         SystemExit: the command fails; its last lines say why.
@@ -195,7 +195,7 @@ def measure(command: Sequence[str], folder: Path) -> Cost:
 
 
 class _Watcher(threading.Thread):
-    """Reads the memory that a process has allocated, in KiB, until it is stopped or the process ends."""
+    """Samples the allocated memory of a process, in KiB, until it is stopped or the process ends."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -216,16 +216,16 @@ class _Watcher(threading.Thread):
 
 
 def written(folder: Path, since: float) -> int:
-    """Returns the bytes of all files that were written after a time."""
+    """Returns the total bytes of files that were written after a time."""
     stats = (path.stat() for path in folder.rglob("*") if path.is_file() and path.name != "log.txt")
     return sum(stat.st_size for stat in stats if stat.st_mtime >= since)
 
 
 def measure_all(folder: Path, sizes: Sequence[Size], results: Path, rounds: int) -> None:
-    """Appends what every stage takes, round by round and size by size, as far as it is not there yet.
+    """Measures every stage, round by round and size by size, and appends rows that do not exist yet.
 
     Raises:
-        SystemExit: a stage fails, or a part of a size's rows is there and its data are gone.
+        SystemExit: a stage fails, or a size has only some of its rows and its data were deleted.
     """
     done = {(int(row["round"]), size_of(row), row["stage"]) for row in read(results)}
     for number in range(rounds):
@@ -245,7 +245,7 @@ def measure_all(folder: Path, sizes: Sequence[Size], results: Path, rounds: int)
 
 
 def size_of(row: dict[str, str]) -> Size:
-    """Returns the size that a row of the results is of."""
+    """Returns the size of a row of the results."""
     return Size(int(row["images"]), int(row["side"]))
 
 
@@ -302,12 +302,12 @@ def table(rows: Sequence[dict[str, str]]) -> str:
 
 
 def _steps(sizes: Sequence[Size]) -> list[tuple[Size, Size]]:
-    """Neighbouring sizes of one side."""
+    """Returns pairs of consecutive sizes with the same side."""
     return [(low, high) for low, high in zip(sizes, sizes[1:], strict=False) if low.side == high.side]
 
 
 def _slope(values: dict[Size, float | None], low: Size, high: Size, stage: str, unit: float) -> float | None:
-    """What one image more takes between two sizes; what starting takes cancels out."""
+    """Returns the cost per additional image between two sizes; the cost of starting cancels out."""
     first, last = values[low], values[high]
     if first is None or last is None or stage == START:
         return None

@@ -1,10 +1,10 @@
-"""Does a moving average of the weights hurt a short run? The sample's first fold, 209 steps, with and without.
+"""Scores of a short run with and without a moving average of the weights: the sample's first fold, 209 steps.
 
     python -m benchmarks.short_ema FOLDER [--seeds 0 1 2] [--decay 0.999]
 
-Three variants of the recipe `sample` with its last weights kept: no average; the average with its warm-up, as the
-pipeline has it; Lightning's EMAWeightAveraging, which has none. All follow the same path of weights, so that the
-differences are those of the average alone. The score is that of the held-out images under threshold 0.5.
+Three variants of the recipe `sample`, each with its last weights kept: no average, the average with its warm-up as the
+pipeline has it, and Lightning's EMAWeightAveraging, which has no warm-up. All follow the same path of weights, so the
+differences are due to the average alone. The score is that of the held-out images at threshold 0.5.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pipeline.train import callbacks
 
 
 def scores(name: str, decay: float | None, seeds: list[int]) -> list[float]:
-    """Returns the score of the last epoch of each seed."""
+    """Returns the score of the last epoch for each seed."""
     settings = ["train.folds=[0]", f"train.seeds={seeds}", "train.keep=last", "train.early_stopping=null"]
     run = open_run("sample", False, name, [*settings, f"train.ema={'null' if decay is None else decay}"])
     for stage in ("decode", "clean", "split", "train"):

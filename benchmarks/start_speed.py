@@ -1,4 +1,4 @@
-"""How much processor time do `--help`, and `run` when nothing has changed, take? The least and most of several calls.
+"""Processor time of `--help`, and of `run` when nothing has changed: the lowest and the highest of several calls.
 
 python -m benchmarks.start_speed [RECIPE]        after `./run_all.sh RECIPE`
 """
@@ -13,7 +13,7 @@ CALLS = 5
 
 
 def seconds_of(*words: str) -> tuple[float, float, str]:
-    """Returns CPU seconds and seconds of one command, and what it says on standard error."""
+    """Returns the CPU seconds, the seconds and the standard error of one command."""
     before, started = os.times(), time.perf_counter()
     command = [sys.executable, "-m", "pipeline", *words]
     finished = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -23,7 +23,7 @@ def seconds_of(*words: str) -> tuple[float, float, str]:
 
 
 def measure(title: str, *words: str) -> list[str]:
-    """Prints the times of several calls and returns what each said."""
+    """Prints the times of several calls and returns the standard error of each."""
     cpu, wall, said = zip(*(seconds_of(*words) for _ in range(CALLS)), strict=True)
     print(
         f"{date.today()}: {title}: {min(cpu):.2f} to {max(cpu):.2f} s of CPU, "

@@ -1,13 +1,13 @@
-"""Where does a training step go? Encoder × decoder channels × size × frozen stages, all in one process, in turn.
+"""Time of a training step by encoder, decoder channels, image size and frozen stages, in turn in one process.
 
     python -m benchmarks.step_speed [--encoders tu-tf_efficientnet_lite0 …] [--decoders 128-64-32-16 …] [--sizes 128 …]
         [--freeze none stem 2 all] [--batch 16] [--rounds 5] [--threads 1]
 
 A step is forward, BCE + Dice, backward and AdamW on synthetic pixels of three channels, in the number format that
-`train` takes on this machine; reading and augmentation are left out. A decoder of four widths belongs to an encoder of
-depth 4. In each round every network takes one step, so that a noisy moment meets them all alike; the first round warms
-up. On one thread of a CPU the time is the core's, which other processes on the machine take no part of. A row's figures
-are medians over rounds: images/s, and its ratio to the first row without anything frozen.
+`train` chooses on this machine. Reading and augmentation are left out. A decoder of four widths belongs to an encoder
+of depth 4. In each round every network takes one step, so that a noisy moment affects all of them alike. The first
+round is a warm-up. With one thread on a CPU the time is processor time, which excludes other processes on the machine.
+The figures are medians over rounds: images/s, and the ratio to the first row without anything frozen.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from pipeline.train.module import SegmentationModule, split_parameters
 from pipeline.train.optimization import build_optimizer
 
 Choice = tuple[str, str, int]
-"""Encoder, decoder channels as 64-32-16-8, and the side of the images."""
+"""Encoder, decoder channels such as 64-32-16-8, and side of the images in pixels."""
 
 
 def step_of(choice: Choice, freeze: str | int, batch: int) -> Callable[[], None]:
-    """Returns a training step of a network."""
+    """Returns a function that takes one training step of a network."""
     encoder, decoder, side = choice
     widths = [int(width) for width in decoder.split("-")]
     options = {"encoder_depth": len(widths), "decoder_channels": widths}
@@ -74,7 +74,7 @@ def measure(steps: list[Callable[[], None]], rounds: int) -> np.ndarray:
 
 
 def lines(choices: list[Choice], frozen: list[str | int], seconds: np.ndarray, batch: int) -> list[str]:
-    """Returns the table: a row per network, with images/s, and a column of ratios per choice of what is frozen."""
+    """Returns the table: one row per network with images/s and one column of ratios per choice of frozen stages."""
     by_row = seconds.reshape(len(seconds), len(choices), len(frozen))
     rates = batch / np.median(by_row[:, :, 0], 0)
     ratios = np.median(by_row[:, :1, :1] / by_row, 0)
@@ -90,7 +90,7 @@ def lines(choices: list[Choice], frozen: list[str | int], seconds: np.ndarray, b
 
 
 def processor() -> str:
-    """Returns the name of the CPU, where the system tells it."""
+    """Returns the name of the CPU, if the system knows it."""
     path = Path("/proc/cpuinfo")
     found = [line for line in path.read_text().splitlines() if line.startswith("model name")] if path.exists() else []
     return found[0].partition(":")[2].strip() if found else "unknown CPU"

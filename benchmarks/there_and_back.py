@@ -1,10 +1,10 @@
-"""Do true masks of a competition's raw files come back from a submission? Decode, encode, and a reading of its own.
+"""The number of true masks that differ after decode and encode, when the submission is read back independently.
 
     python -m benchmarks.there_and_back tgs-salt
 
-Known masks are the predictions: of training images their own, of test images without known truth those of a training
-image of the same size. The submission, a CSV of run lengths or of labels, is read back with NumPy alone and compared
-pixel by pixel.
+Known masks are used as predictions: for training images their own, for test images without known truth those of a
+training image of the same size. The submission, a CSV of run lengths or of labels, is read back with NumPy alone and
+compared pixel by pixel.
 """
 
 import sys
@@ -20,7 +20,7 @@ from pipeline.decode import table
 
 
 def main(name: str) -> None:
-    """Prints how many masks of the submission differ from those that were given."""
+    """Prints how many masks of the submission differ from the given masks."""
     opened = open_run(name)
     run_stage(opened, "decode")
     train, test = table.read_table(opened.table, "train"), table.read_table(opened.test_table)
@@ -47,7 +47,7 @@ def main(name: str) -> None:
 
 
 def _masks(row: pd.Series, competition: Competition) -> np.ndarray:
-    """The true masks (C, h, w) uint8 of 0 and 1; of class maps, what is ignored is background."""
+    """Returns the true masks (C, h, w) uint8 of 0 and 1; ignored pixels of class maps are background."""
     masks = (table.true_mask(row, competition.classes) == 1).astype(np.uint8)
     if competition.kind == "multiclass":
         masks[0] |= ~masks.any(0)
@@ -55,7 +55,7 @@ def _masks(row: pd.Series, competition: Competition) -> np.ndarray:
 
 
 def _given(row: pd.Series, train: pd.DataFrame, oof: list[np.ndarray], competition: Competition) -> np.ndarray:
-    """What stands for the prediction of a test image."""
+    """Returns the mask that is used as the prediction of a test image."""
     if any(row[f"rle_{one}"] for one in competition.classes):
         return _masks(row, competition)
     alike = np.flatnonzero((train["height"] == row["height"]) & (train["width"] == row["width"]))
@@ -64,14 +64,14 @@ def _given(row: pd.Series, train: pd.DataFrame, oof: list[np.ndarray], competiti
 
 
 def _padded(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Masks in the middle of a larger picture."""
+    """Returns masks in the middle of a larger picture."""
     height, width = masks.shape[1:]
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return np.pad(masks, ((0, 0), (top, size[0] - height - top), (left, size[1] - width - left)))
 
 
 def _read(rows: pd.DataFrame, given: dict[str, np.ndarray], competition: Competition) -> dict[str, np.ndarray]:
-    """The masks of a submission."""
+    """Returns the masks of a submission."""
     settings, found = competition.submission, {}
     for cells in rows.to_dict("records"):
         image_id = cells[settings.id]

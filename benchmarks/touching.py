@@ -1,13 +1,13 @@
-"""What separating touching objects brings: drawn nuclei that touch, as in Data Science Bowl 2018.
+"""The gain of separating touching objects, on drawn nuclei that touch, as in Data Science Bowl 2018.
 
     python -m benchmarks.touching FOLDER [--seeds 0 1] [--epochs 30] [--ways border …]
 
-For every seed a competition is drawn (80 training and 40 test images of 128×128, one row of run lengths per nucleus),
-and small networks are trained on the same two folds: one for the masks alone, one that also learns borders, one that
-also learns distances. The first is tuned twice, by its connected regions alone and with a watershed of the mask. Every
-submission is scored against the known test nuclei (mean average precision over the IoU 0.5 to 0.95), out-of-fold and
-nested scores stand beside. First comes the ceiling: true masks as predictions, with and without true separators. For
-every seed, `FOLDER/seed_<s>/pictures.png` shows images, true nuclei, and what was found in each way.
+For every seed a competition is drawn (80 training and 40 test images of 128×128, one row of run lengths per nucleus).
+Small networks are trained on the same two folds: one for the masks alone, one that also learns borders, one that also
+learns distances. The first is tuned twice, with connected regions alone and with a watershed of the mask. Every
+submission is scored against the known test nuclei (mean average precision over the IoU 0.5 to 0.95), with its out-of-
+fold and nested scores. The first rows are the upper limit: true masks as predictions, with and without true separators.
+For every seed, `FOLDER/seed_<s>/pictures.png` shows images, true nuclei, and the nuclei that each way found.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def nuclei(random: np.random.Generator) -> np.ndarray:
 
 
 def picture(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Returns a fluorescence image (h, w) uint8 of nuclei: each of its own brightness, blurred, on an uneven ground."""
+    """Returns a fluorescence image (h, w) uint8 of nuclei: blurred, of different brightness, on uneven ground."""
     ground = cv2.resize(random.uniform(10, 40, (4, 4)).astype(np.float32), SHAPE[::-1], interpolation=cv2.INTER_CUBIC)
     brightness = random.uniform(60, 150, labels.max() + 1).astype(np.float32)
     brightness[0] = 0
@@ -113,7 +113,7 @@ def precision(found: np.ndarray, true: np.ndarray) -> float:
 
 
 def ceilings(truth: dict[str, np.ndarray]) -> dict[str, float]:
-    """Returns the mean average precision of true masks: by their regions, and with true borders and distances."""
+    """Returns the mean average precision of true masks by connected regions, and with true borders and distances."""
     found: dict[str, list[float]] = {"connected regions": [], "shape": [], "border": [], "distance": []}
     for labels in truth.values():
         mask = (labels > 0).astype(np.uint8)
@@ -148,7 +148,7 @@ def run(folder: Path, way: str, seed: int, epochs: int) -> dict[str, float]:
 
 
 def show(folder: Path, truth: dict[str, np.ndarray], ways: list[str], count: int = 4) -> None:
-    """Writes pictures of test images: as they are, and the nuclei that are true, and found in each way."""
+    """Writes pictures of test images, with their true nuclei and the nuclei that each way found."""
     random = np.random.default_rng(1)
     colours = random.integers(70, 256, (200, 3)).astype(np.uint8)
     colours[0] = 0

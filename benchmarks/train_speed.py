@@ -1,13 +1,13 @@
-"""Training of ResNet34-UNet: this pipeline against benchmarks/baseline_notebook.py, in turn in one process.
+"""Training speed of ResNet34-UNet: this pipeline against benchmarks/baseline_notebook.py, in turn in one process.
 
     python -m benchmarks.train_speed [--size 128 128] [--native 101 101] [--batch 16] [--steps 6] [--rounds 5]
         [--augment-on loader]
 
-Both train on synthetic images with the same augmentation, BCE + Dice: the notebook on PNG files of the native size,
-resized and augmented by two workers, fp32; ours on the pixel arrays that decode leaves, in the precision that `train`
-chooses. Timed is all from asking the loader for a batch to the end of the optimiser's step; `waiting` is the loader's
-share of it. On a GPU also: peak memory, with the weights of both, and how near each comes to
-what memory traffic alone would allow.
+Both train on synthetic images with the same augmentation and BCE + Dice. The notebook reads PNG files of the native
+size, which two workers resize and augment, in fp32. Ours reads the pixel arrays that decode writes, in the precision
+that `train` chooses. The time runs from asking the loader for a batch to the end of the optimiser's step; `waiting` is
+the loader's share of it. On a GPU it also prints the peak memory, with the weights of both, and how near each comes to
+the time that memory traffic alone would take.
 """
 
 import argparse
@@ -38,10 +38,10 @@ from pipeline.train.optimization import build_optimizer
 
 AUGMENT: list[dict[str, dict[str, Any]]] = [{"HorizontalFlip": {"p": 0.5}}, {"RandomBrightnessContrast": {"p": 0.5}}]
 ACTIVATIONS = 71e6 * 5 / (224 * 320)
-"""Bytes a pixel that a training step of this network must move: 71 MB of bf16 activations an image at 224×320, written
-once and passed over four times more."""
+"""Bytes per pixel that a training step must move: 71 MB of bf16 activations per image at 224×320, written once and
+passed over four times more."""
 Step = Callable[[], tuple[float, float]]
-"""One training step; returns the seconds spent waiting for the batch, and in all."""
+"""Takes one training step and returns the seconds spent waiting for the batch, and in all."""
 
 
 def write_images(folder: Path, native: tuple[int, int], size: tuple[int, int], count: int) -> pd.DataFrame:
@@ -71,7 +71,7 @@ def endless(batches: Any) -> Iterator[Any]:
 
 
 def notebook_step(folder: Path, table: pd.DataFrame, size: tuple[int, int], batch: int) -> Step:
-    """The notebook's loader and step."""
+    """Returns the notebook's loader and step."""
     batches = endless(make_loader(SegmentationDataset(folder, table, size, True), batch, True))
     notebook, where = Notebook(), device.detect().device
     notebook.model.to(where)
@@ -87,7 +87,7 @@ def notebook_step(folder: Path, table: pd.DataFrame, size: tuple[int, int], batc
 
 
 def our_step(folder: Path, size: tuple[int, int], count: int, batch: int, on_device: bool) -> Step:
-    """The loader, network, loss, precision and optimiser that `train` uses."""
+    """Returns the loader, network, loss, precision and optimiser that `train` uses."""
     compute = device.detect()
     run = Run(Recipe(name="speed", competition="sample"), load_competition("sample"), "speed")
     network = models.SegmentationNetwork(models.build(ModelSettings(), 1, 1, None), 1, "imagenet", 255)
@@ -131,7 +131,7 @@ def copied_bytes_per_second() -> float:
 
 
 def main() -> None:
-    """Prints images/s, the share of waiting, and the ratio."""
+    """Prints images/s, the share of waiting and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=(128, 128))
     parser.add_argument("--native", type=int, nargs=2, default=(101, 101))
@@ -158,7 +158,7 @@ def main() -> None:
                 if on_gpu:
                     torch.cuda.reset_peak_memory_stats()
                 waited, whole = np.array([step() for _ in range(options.steps)]).sum(0)
-                if round_number:  # the first round warms up
+                if round_number:  # the first round is a warm-up
                     rates[name].append(options.batch * options.steps / whole)
                     waits[name].append(waited / whole)
                 memory[name] = torch.cuda.max_memory_allocated() if on_gpu else 0

@@ -1,16 +1,16 @@
-"""Is what tune says of a run true? Out-of-fold predictions, tuned on half of their groups, scored on the other half.
+"""The nested estimate against known truth: predictions tuned on half of their groups and scored on the other half.
 
     python -m benchmarks.truth_of_scores WORK/COMPETITION/RUN… [--halvings 3] [--processes 2] [--rows FILE.csv]
 
-The groups of a finished run's out-of-fold images are halved several times, within every fold, and each half takes both
-parts in turn. tune's own search and nested estimate see one half alone, as if it were the competition; the other half,
-predicted by the same networks, is its test set with known truth. Groups are new there and networks are not, as on a
-real test set. (The choice of epoch saw both halves, so it flatters both alike: what is compared is the nested estimate,
-before the choice of epoch is taken off.)
+The groups of a finished run's out-of-fold images are halved several times, within every fold, and each half is used
+once for tuning and once for scoring. tune's own search and nested estimate see one half alone, as if it were the
+competition. The other half, predicted by the same networks, is its test set with known truth. As on a real test set,
+the groups are new there and the networks are not. (The choice of the epoch saw both halves, so it raises both scores
+alike. The comparison uses the nested estimate before the optimism of that choice is subtracted.)
 
-z is the estimate minus the truth, by the root of both squared standard errors (bootstrap, groups whole). An honest
-estimate has z of mean 0 and spread 1, and the 95 % interval of the difference holds 0 in 95 of 100. Halves of one pool
-share its networks, so the errors of these figures draw pools whole.
+z is the estimate minus the truth, divided by the root of the sum of both squared standard errors (bootstrap, groups
+drawn whole). An honest estimate has z with mean 0 and spread 1, and the 95 % interval of the difference holds 0 in 95
+of 100 halvings. Halves of one pool share its networks, so the errors of these figures draw pools whole.
 """
 
 import argparse
@@ -37,26 +37,26 @@ from pipeline.tune import stage as tune
 from pipeline.tune.held_out import HeldOut, held_out
 
 FEWEST_GROUPS = 8
-"""On either side."""
+"""Fewest groups on either side."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What was said of one half, and what the other half says."""
+    """The estimates from one half and the score of the other half."""
 
     pool: str
     groups: int
-    """Of the half that was tuned on."""
+    """Number of groups of the half that was tuned on."""
     out_of_fold: float
     nested: float
     standard_error: float
     spread: float
-    """Of the nested estimate over partitions, highest less lowest."""
+    """Highest minus lowest nested estimate over partitions."""
     width: float
-    """Of the nested 95 % interval."""
+    """Width of the nested 95 % interval."""
     untuned: float
     truth: float
-    """Of the other half, under what ships."""
+    """Score of the other half under the decision that ships."""
     truth_error: float
     truth_untuned: float
     fold_out: float
@@ -97,7 +97,7 @@ def halve(folds: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def compare(held: HeldOut, name: str, seed: int) -> Compared | None:
-    """Tunes on a half and scores the other; None where a side has too few groups."""
+    """Tunes on one half and scores the other; returns None if a side has too few groups."""
     counted = counted_rows(held.images, held.run.recipe.tune.rows)
     folds, groups = (held.images[column].to_numpy().astype(str) for column in ("fold", "group"))
     first = halve(folds, groups, seed // 2)
@@ -138,11 +138,11 @@ def work(job: tuple[Path, int]) -> Compared | None:
     return compare(held, "/".join(folder.parts[-4:-3] + folder.parts[-1:]), seed)
 
 
-# --- what it comes to ------------------------------------------------------------------------------------------------
+# --- summary ---------------------------------------------------------------------------------------------------------
 
 
 def with_error(rows: pd.DataFrame, figure: Callable[[pd.DataFrame], float], draws: int = 1000) -> str:
-    """Returns a figure of all halvings and its standard error, pools drawn whole."""
+    """Returns a figure over all halvings and its standard error, pools drawn whole."""
     pools = [part for _, part in rows.groupby("pool")]
     random = np.random.default_rng(0)
     drawn = [pd.concat([pools[place] for place in random.integers(len(pools), size=len(pools))]) for _ in range(draws)]
@@ -155,7 +155,7 @@ def holds_nothing(rows: pd.DataFrame) -> float:
 
 
 def report(found: Iterable[Compared]) -> list[str]:
-    """Returns a row for every pool, and the figures of all."""
+    """Returns one row per pool, and the figures over all pools."""
     rows = pd.DataFrame([asdict(one) | {"z": one.z} for one in found])
     rows["brings"] = rows["truth"] - rows["truth_untuned"]
     lines = [
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--rows", type=Path, help="also write every halving to this CSV")
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"  # the processes have the cores
+    os.environ["OMP_NUM_THREADS"] = "1"  # one thread each: the processes share the cores
     jobs = [(run.absolute(), seed) for run in options.runs for seed in range(2 * options.halvings)]
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as processes:
         found = [one for one in track(processes.map(work, jobs), "halvings", len(jobs)) if one]

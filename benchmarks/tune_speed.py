@@ -2,22 +2,21 @@
 
     python -m benchmarks.tune_speed [--images 1000] [--loop 99] [--rounds 3] [--all 5635]
 
-Smooth blobs as in Ultrasound Nerve Segmentation: 59 % of the true masks are empty, a network of 224×320 misses some and
-sees others that are not there. Everyone starts from run-length text and uint8 probabilities at network size, and looks
-for the best of 100 thresholds × 20 minimum areas; decoding and resizing are the pipeline's own, once an image, and in
-everyone's time. In turn, in one process, on one core:
+Smooth blobs as in Ultrasound Nerve Segmentation: 59 % of the true masks are empty, and a network of 224×320 misses some
+and predicts others that do not exist. All ways start from run-length text and uint8 probabilities at network size, and
+look for the best of 100 thresholds × 20 minimum areas. Decoding and resizing are the pipeline's own, once per image,
+and are part of every time. In turn, in one process, on one core:
 
 tables           tune's histograms and tables, at those thresholds and areas
 double loop      every threshold, every area, every image: cut, count, empty if small, score. Runs on --loop of the
                  images, and is extrapolated to all
 threshold loop   every threshold and image: cut, count; the areas from the table of these counts
 
-Each loop runs once with `mask.sum()`, as notebooks have it, and once with `np.count_nonzero`, which is faster on bool.
-The optimum, its score to the last digit, is compared with the tables' on the same images.
+Each loop runs once with `mask.sum()`, as in notebooks, and once with `np.count_nonzero`, which is faster on bool.
+Its optimum and its score, to the last digit, are compared with those of the tables on the same images.
 
-Before that the whole of tune on --all images in a process of its own: five folds of subjects, all steps, presence head
-and connected regions included, final and nested choices; peak memory is that of the process, mapped predictions
-included.
+Before that, the whole of tune runs on --all images in its own process: five folds of subjects, all steps including
+presence head and connected regions, final and nested choices. Its peak memory includes mapped predictions.
 """
 
 import argparse
@@ -58,18 +57,18 @@ from pipeline.tune.selection import Fits, Nested
 NATIVE, NETWORK = (420, 580), (224, 320)
 EMPTY = 0.59
 SUBJECT = 120
-"""Images of one subject, in sequence."""
+"""Number of consecutive images of one subject."""
 FOLDS = 5
 THRESHOLDS = np.linspace(3, 252, 100).round().astype(np.int64)
 PLACES = np.linspace(0, np.searchsorted(AREAS, 3000), 20).round().astype(np.int64)
-"""Of the minimum areas in AREAS."""
+"""Indices of the minimum areas in AREAS."""
 
 Count = Callable[[np.ndarray], int]
 COUNTS: dict[str, Count] = {"mask.sum()": np.sum, "np.count_nonzero": np.count_nonzero}
 
 
 class Images(NamedTuple):
-    """Probabilities (N, 1, 224, 320) uint8, what a presence head says (N, 1), and the true masks as text."""
+    """Probabilities (N, 1, 224, 320) uint8, the presence probabilities (N, 1), and the true masks as text."""
 
     probability: np.ndarray
     heads: np.ndarray
@@ -77,7 +76,7 @@ class Images(NamedTuple):
 
 
 class Optimum(NamedTuple):
-    """The best threshold and minimum area, and the mean Dice there."""
+    """The best threshold and minimum area, and their mean Dice."""
 
     threshold: int
     area: int
@@ -88,18 +87,18 @@ class Optimum(NamedTuple):
 
 
 def smooth(random: np.random.Generator, cells: int, scale: float) -> np.ndarray:
-    """A random field (224, 320) float32 that changes over about 1/cells of the image."""
+    """Returns a random field (224, 320) float32 that changes over about 1/cells of the image."""
     coarse = random.normal(0, scale, (cells, cells)).astype(np.float32)
     return cv2.resize(coarse, NETWORK[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def draw(number: int) -> tuple[np.ndarray, float, str]:
-    """Returns the probabilities (224, 320) uint8 of an image, what a presence head says, and its true mask as text."""
+    """Returns the probabilities (224, 320) uint8 of an image, its presence probability, and its true mask as text."""
     random = np.random.default_rng(number)
     present = random.random() > EMPTY
     rows, columns = np.mgrid[: NETWORK[0], : NETWORK[1]].astype(np.float32)
     centre, radius = random.uniform((70, 90), (150, 230)), random.uniform((9, 20), (28, 48))
-    radius = radius if present else radius / 2  # what is seen wrongly is smaller
+    radius = radius if present else radius / 2  # false objects are smaller
     distance = ((rows - centre[0]) / radius[0]) ** 2 + ((columns - centre[1]) / radius[1]) ** 2
     shape = 1 - distance + smooth(random, 9, 0.15)
     native = cv2.resize(shape, NATIVE[::-1], interpolation=cv2.INTER_LINEAR)
@@ -128,7 +127,7 @@ def some(images: Images, numbers: np.ndarray) -> Images:
 
 
 def row_of(text: str) -> dict[str, str | int]:
-    """The row of images.parquet."""
+    """Returns the row of images.parquet."""
     return {"height": NATIVE[0], "width": NATIVE[1], "rle_nerve": text, "ignore": ""}
 
 
@@ -186,14 +185,14 @@ def threshold_loop(images: Images, count: Count) -> np.ndarray:
 
 
 def notebook(images: Images) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields every image's probabilities (420, 580) uint8 and true mask, bool, laid out alike."""
+    """Yields every image's probabilities (420, 580) uint8 and true mask (420, 580) bool, in the same memory layout."""
     for probability, true in both(images):
         yield probability[0], np.ascontiguousarray(true[0]) == 1
 
 
 def best(sums: np.ndarray) -> tuple[int, int]:
-    """The threshold and area of the highest sum (areas, thresholds): of equal ones the smallest area, the threshold
-    nearest 0.5."""
+    """Returns the threshold and area of the highest sum (areas, thresholds). Ties go to the smallest area and the
+    threshold nearest 0.5."""
     place = int(np.argmax(sums.max(1) >= sums.max() - 1e-9))
     tied = THRESHOLDS[sums[place] >= sums.max() - 1e-9]
     return int(min(tied, key=lambda threshold: abs(int(threshold) - 128))), int(AREAS[PLACES[place]])
@@ -209,7 +208,7 @@ def optimum(scores: np.ndarray) -> Optimum:
 
 
 def race(count: int, looped: int, rounds: int) -> None:
-    """Prints the table of times; every result is compared first."""
+    """Compares all results, then prints the table of times."""
     cv2.setNumThreads(1)
     images = draw_all(count)
     ours, subset = tables(images), tables(some(images, np.arange(looped)))
@@ -244,11 +243,11 @@ def timed(seconds: dict[str, list[float]], name: str, work: Callable, *arguments
     return found
 
 
-# --- the whole of tune, in a process of its own ----------------------------------------------------------------------
+# --- the whole of tune, in its own process ---------------------------------------------------------------------------
 
 
 def write(folder: Path, count: int) -> None:
-    """Writes images one by one: what a process held counts as its children's memory too."""
+    """Writes images one by one, because the memory of a process also counts as its children's peak."""
     heads, texts = [], []
     with (folder / "probability").open("wb") as file:
         for number in range(count):
@@ -281,7 +280,7 @@ def held_out(folder: Path) -> HeldOut:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Returns what tuning all images took, and found."""
+    """Tunes all images and returns times, memory and the result."""
     import sklearn.linear_model  # noqa: F401 (the step `expected` imports it)
 
     before, started = peak_memory(), time.perf_counter()
@@ -324,7 +323,7 @@ def peak_memory() -> int:
 
 
 def tune_all(count: int) -> None:
-    """Prints what the whole of tune takes."""
+    """Prints time and memory of the whole of tune."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), count)
         command = [sys.executable, "-m", "benchmarks.tune_speed", "--measure", folder]

@@ -1,12 +1,12 @@
-"""What does each step of tune bring, to one model and to the average of two seeds, with and without averaged views?
+"""The gain of each step of tune, for one model and for the average of two seeds, with and without averaged views.
 
     python -m benchmarks.tune_steps WORK/COMPETITION/RUN
 
-Of a finished run with several seeds, one trained fold or more, and test-time augmentation: each step alone, fitted
-without each part of the groups and scored on it, whether or not tune would have kept it; then tune's own search, made
-without each part (nested). All are means over the partitions that tune leaves out. Differences are to the untuned,
-plain predictions of the same models, groups drawn whole. `carried`: parameters of each single model, applied to the
-average.
+Takes a finished run with several seeds, at least one trained fold, and test-time augmentation. Each step is forced
+alone, whether or not tune would have kept it: fitted without each part of the groups and scored on that part. Then
+follows tune's own search, made without each part (nested). All figures are means over the partitions that tune leaves
+out. Differences are to the untuned, plain predictions of the same models, with groups drawn whole. `carried` means the
+parameters of each single model, applied to the average.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from pipeline.tune.procedure import Parts
 from pipeline.tune.selection import Cells, Fits, Problem
 
 Decisions = Mapping[Cells, Rules]
-"""By what they were made without."""
+"""Decisions by the groups that they were made without."""
 
 
 def forced(fits: Fits, parts: Parts, step: str) -> Decisions:
-    """Returns the decisions by one step alone, whatever it brings; by none where it is empty."""
+    """Returns the decisions by one step alone, whatever it brings, or by no step if `step` is empty."""
     path = (step,) if step else ()
     fits.problem.prepare(step, [fits.start])
     return {part: fits.decision(path, part) for part in parts.left_out[1:]}
@@ -48,7 +48,7 @@ def averaged(problem: Problem, decisions: Decisions, fits: Fits, parts: Parts) -
 
 
 def main() -> None:
-    """Prints one row a step, plain and with test-time augmentation."""
+    """Prints one row per step, plain and with test-time augmentation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     run = open_run(parser.parse_args().run)
@@ -88,7 +88,7 @@ def main() -> None:
                 after = averaged(fits[mix].problem, own, fits[mix], parts)
                 found = gain(before, after, metric.objective, parts.groups)
                 cells.append(f"{metric.score(after.sum(0)):.4f} ({found.value:+.4f} ± {found.standard_error:.4f})")
-            carried = ""  # regions are not counted at another's thresholds
+            carried = ""  # regions are not counted at the thresholds of another model
             if name != "components" and not (name == search and ["components"] in wanted):
                 problem = fits[average].problem
                 scores = [metric.score(averaged(problem, decisions[mix], fits[mix], parts).sum(0)) for mix in singles]

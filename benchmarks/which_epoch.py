@@ -1,15 +1,15 @@
-"""Which epoch's weights should a training keep? Rules are compared on the same trainings, by images that chose nothing.
+"""Comparison of rules that choose the kept epoch's weights on the same trainings, scored on images that chose no epoch.
 
     python -m benchmarks.which_epoch FOLDER --data ../shared/data [--only NAME…] [--table]
 
 Two trainings per data set and seed: one on a schedule that ends at zero (one_cycle), one on a plateau schedule. After
-every epoch the held-out fold and the test images are predicted with the current weights; at the end also with averages
-of the weights. So each rule picks from the same trajectory, and early stopping is replayed from the recorded scores.
-Finished trainings are kept in FOLDER and not run again.
+every epoch the held-out fold and the test images are predicted with the current weights, and at the end also with
+averages of the weights. So each rule picks from the same trajectory, and early stopping is replayed from the recorded
+scores. Finished trainings are kept in FOLDER and not run again.
 
-Test images: those of truth.csv (`sample`) or of a known test set; of the other data sets one fold, which nothing is
-trained or chosen on. The score is the competition's metric at network size: untuned (0.5, or the most probable class),
-and with the threshold that is best on the held-out fold. Training seed s holds out fold s.
+The test images are those of truth.csv (`sample`) or of a known test set. For the other data sets they are one fold, on
+which nothing is trained or chosen. The score is the competition's metric at network size: untuned (0.5, or the most
+probable class), and with the threshold that is best on the held-out fold. Training seed s holds out fold s.
 
 Hypothesis, stated before the first training: the last epoch of a schedule that ends at zero, averaged over its last
 tenth with BatchNorm re-estimated, is within noise of the best rule on every data set and varies least over seeds.
@@ -51,10 +51,10 @@ from pipeline.train import fit
 LEVELS = np.arange(1, 20) / 20
 """Thresholds that are tried on the held-out images."""
 MIDDLE = 9
-"""The place of 0.5 among them."""
+"""Index of 0.5 in LEVELS."""
 DECAY = 0.99
 PATIENCE = 5
-"""Epochs without a better score after which today's early stopping ends a training."""
+"""Epochs without a better score after which early stopping ends a training."""
 SMALL = {"model.architecture": "Unet", "model.encoder": "resnet18", "model.weights": "none"}
 PLAIN: dict[str, Any] = {"model.architecture": "ConfigurableUnet", "model.encoder": "plain", "model.weights": "none"}
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -72,17 +72,17 @@ class DataSet:
     settings: dict[str, Any]
     seeds: tuple[int, ...] = (0, 1)
     drawn: int | None = None
-    """The sample competition: the seed that it is drawn with."""
+    """Seed that the sample competition is drawn with."""
     test_fold: int | None = None
-    """The fold whose images are the test images; None: the competition's own test images, whose truth is known."""
+    """Fold whose images are the test images; None: the competition's own test images, whose masks are known."""
     limits: tuple[int, int, int] = (10**6, 10**6, 10**6)
-    """At most so many training, held-out and test images."""
+    """Largest numbers of training, held-out and test images."""
     schedules: tuple[str, ...] = ("zero", "plateau")
-    """Those that it is trained on unless --schedules names others."""
+    """Schedules that are trained unless --schedules names others."""
 
 
 def _sample(drawn: int, norm: str | None = None) -> DataSet:
-    """The sample competition; with a norm, of a plain network on one schedule."""
+    """Returns the data set of a drawn sample competition; with a norm, for a plain network on one schedule."""
     settings = {"image.size": [64, 96], "train.epochs": 12, **(_plain(norm) if norm else SMALL)}
     if norm:
         return DataSet("sample", settings, (0,), drawn=drawn, schedules=("zero",))
@@ -113,7 +113,7 @@ DATA = {
     **{f"sample-{drawn}-{norm}": _sample(drawn, norm) for norm in ("batch", "group") for drawn in (1, 2, 3)},
 }  # fmt: skip
 NAMES = {"mars-format": "mars-terrain", "pets-format": "oxford-pet", "nerve-part": "ultrasound-nerve"}
-"""The competition that a folder of the data is linked as."""
+"""Name of the competition that a folder of the data is linked as."""
 FOLDERS = {"nerve-part": "ultrasound-nerve"}
 
 
@@ -130,7 +130,7 @@ class Images:
 
 
 class Recorder(Callback):
-    """Counts of the held-out and the test images after every epoch, and of several averages of the weights."""
+    """Records counts of the held-out and test images after every epoch, and for several averages of the weights."""
 
     def __init__(self, run: Run, train: torch.Tensor, held: Images, test: Images) -> None:
         self.run, self.train, self.held, self.test = run, train, held, test
@@ -148,7 +148,7 @@ class Recorder(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Moves the averages on after a step of the optimiser."""
+        """Updates the averages after a step of the optimiser."""
         if trainer.global_step == self.step:
             return
         self.step = trainer.global_step
@@ -166,7 +166,7 @@ class Recorder(Callback):
                     mean.copy_(state[key])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts with the current weights; after the last epoch with the averages too."""
+        """Counts with the current weights, and after the last epoch also with the averages."""
         network: Any = copy.deepcopy(pl_module.network)
         self._add(f"epoch {trainer.current_epoch}", network)
         if trainer.current_epoch < (trainer.max_epochs or 0) - 1:
@@ -232,7 +232,7 @@ def as_pixels(images: np.ndarray) -> torch.Tensor:
 
 
 def train(name: str, schedule: str, seed: int, folder: Path, data: Path) -> float:
-    """Trains once and writes what was recorded; returns the seconds, 0 where it was there."""
+    """Trains once and writes the record; returns the seconds, or 0 if the record exists."""
     path = folder / name / f"{schedule}-{seed}.npz"
     if path.exists():
         return 0.0
@@ -249,7 +249,7 @@ def train(name: str, schedule: str, seed: int, folder: Path, data: Path) -> floa
     if excluded is not None:
         run = _opened(one, run.name, settings | {"train.exclude": excluded})
     recorder = _recorder(run, one, seed, tests)
-    shutil.rmtree(run.fold_folder(seed, seed), ignore_errors=True)  # what was recorded before an interruption is lost
+    shutil.rmtree(run.fold_folder(seed, seed), ignore_errors=True)  # an interrupted record is incomplete
     started = time.perf_counter()
     build: Callable[..., Trainer] = fit._trainer
     setattr(fit, "_trainer", lambda *given: build(*given[:-1], [*given[-1], recorder]))  # noqa: B010
@@ -340,12 +340,12 @@ def _known_test(run: Run) -> Images:
 
 @dataclass
 class Trajectory:
-    """What one training left: of every candidate the scores (T,) of the held-out and of the test images."""
+    """The scores (T,) of the held-out and of the test images for every candidate of one training."""
 
     names: list[str]
     loss: np.ndarray
     held: np.ndarray
-    """(candidates, T)."""
+    """Scores (candidates, T)."""
     test: np.ndarray
     middle: int
     seconds: float
@@ -376,12 +376,12 @@ def read(path: Path, run: Run) -> Trajectory:
 
 
 def smoothed(loss: np.ndarray) -> np.ndarray:
-    """Returns the mean of the last three losses (E,), of fewer at the start."""
+    """Returns the mean of the last three losses (E,), or of fewer at the start."""
     return np.array([loss[max(0, place - 2) : place + 1].mean() for place in range(len(loss))])
 
 
 def best_score(one: Trajectory, patience: int | None) -> str:
-    """Returns the epoch of the best untuned score, of those that early stopping lets a training reach."""
+    """Returns the epoch of the best untuned score among those that a training with early stopping reaches."""
     scores = one.held[: one.epochs, one.middle]
     best = 0
     for epoch in range(len(scores)):
@@ -468,8 +468,8 @@ def tables(found: pd.DataFrame, column: str) -> Iterator[str]:
 
 
 def paired(found: pd.DataFrame, column: str) -> Iterator[str]:
-    """Yields how each rule differs from the last epoch of the same data set and seed: mean ± standard error over
-    trainings, and the most that it loses."""
+    """Yields the difference of each rule to the last epoch of the same data set and seed: mean ± standard error over
+    trainings, and the largest loss."""
     scores = found.pivot_table(index=["data", "seed"], columns="rule", values=column, sort=False).dropna(axis=1)
     first = next(iter(RULES))
     yield f"\n{column}: minus {first}, {len(scores)} trainings\n"
@@ -481,7 +481,7 @@ def paired(found: pd.DataFrame, column: str) -> Iterator[str]:
 
 
 def left_out(found: pd.DataFrame, column: str) -> Iterator[str]:
-    """Yields, for each kind of data, the rule that is best on all others (by the most it is behind, then the mean), and
+    """Yields, for each kind of data, the rule that is best on all others (by its largest distance, then the mean), and
     how far behind the best it is on this one."""
     mean = found.groupby(["rule", "data"], sort=False)[column].mean().unstack().dropna()
     behind = mean.max() - mean

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from pipeline.notebook import ensure_sample, first_recipe, load_run, own_files, run_stage, run_to
     from pipeline.report import aloud, charts, look
 
-os.environ.setdefault(
-    "NO_ALBUMENTATIONS_UPDATE", "1"
-)  # or it asks the network for its newest version, and waits for it
+# otherwise albumentations looks for its newest version on the network, and waits for the answer
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 _PUBLIC = {
     "ensure_sample": "pipeline.notebook:ensure_sample",
@@ -43,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for when it is asked for: the command line starts at once."""
+    """Imports the module of a public name on first use, so that the command line starts at once."""
     if name not in _PUBLIC:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}; it has {', '.join(__all__)}")
     module, _, member = _PUBLIC[name].partition(":")

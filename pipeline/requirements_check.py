@@ -2,7 +2,7 @@
 
 It is run as a script and imports only the standard library, because it runs before anything else can be imported:
 
-    python pipeline/requirements_check.py pyproject.toml [--dev]              what is unsatisfied, exit code 1 if any
+    python pipeline/requirements_check.py pyproject.toml [--dev]              missing requirements; exit code 1 if any
     python pipeline/requirements_check.py pyproject.toml --torch-constraints  constraints that keep the installed torch
 """
 

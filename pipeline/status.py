@@ -182,7 +182,7 @@ def _score(run: Run, judged: Judged) -> events.Score:
 def verdict_lines(run: Run) -> Iterator[str]:
     """Yields the verdict on a run as lines in rich's markup; nothing before tune has run.
 
-    The lines are the verdict, the honest score, the optimistic score and the scores of constant predictions beside it,
+    The lines are the verdict, the honest score, the optimistic score, the scores of constant predictions,
     and the reasons with the commands that help.
     """
     judged = judge(run)

@@ -1,4 +1,4 @@
-"""The commands for courses: a network checked before it is trained, and a competition made of images and masks."""
+"""The commands for courses: `check-model` checks a network before training, `make-competition` makes a competition."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Adds these commands to the command line."""
     app.command("check-model")(check_model)
     app.command("make-competition")(make_competition)
 
@@ -25,22 +25,26 @@ def check_model(
         typer.Argument(metavar="NETWORK", help="module:Class, or an architecture of segmentation-models-pytorch."),
     ],
     size: Annotated[
-        str, typer.Option("--size", metavar="ROWSxCOLUMNS", help="Size of the images: one side, or rows x columns.")
+        str, typer.Option("--size", metavar="ROWSxCOLUMNS", help="Size of the images: one side, or rows × columns.")
     ] = "64",
-    channels: Annotated[int, typer.Option("--channels", help="Channels of the images.")] = 1,
-    classes: Annotated[int, typer.Option("--classes", help="Channels of the logits.")] = 1,
-    encoder: Annotated[str, typer.Option("--encoder", help="Encoder, for an architecture by name.")] = "resnet18",
+    channels: Annotated[int, typer.Option("--channels", help="Number of channels of the images.")] = 1,
+    classes: Annotated[int, typer.Option("--classes", help="Number of channels of the logits.")] = 1,
+    encoder: Annotated[
+        str, typer.Option("--encoder", help="Encoder, if NETWORK is the name of an architecture.")
+    ] = "resnet18",
     options: Annotated[
         list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="An argument of the class; repeatable."),
+        typer.Option("--option", metavar="KEY=VALUE", help="Argument of the class. Repeatable."),
     ] = None,
-    minutes: Annotated[float, typer.Option("--minutes", help="Most minutes for training on eight drawn images.")] = 1.0,
+    minutes: Annotated[
+        float, typer.Option("--minutes", help="Time limit in minutes for training on eight drawn images.")
+    ] = 1.0,
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=2**32 - 1, help="Random seed of the weights and the drawn images.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Check a network before it is trained: shapes, parameters, gradients, logits, and whether it can learn."""
+    """Check a network before training: shapes, parameters, gradients, logits, and whether it can learn."""
     import json
     import sys
 
@@ -62,7 +66,7 @@ def check_model(
 
 
 def _size_of(text: str) -> tuple[int, int]:
-    """Rows and columns of `96` or `96x128`."""
+    """The rows and columns in a text such as `96` or `96x128`."""
     if not re.fullmatch(r"\d{1,5}([x×]\d{1,5})?", text):
         raise PipelineError(f"--size {text}: expected one side or ROWSxCOLUMNS, for instance 128 or 96x128.")
     sides = [int(part) for part in re.split("[x×]", text)]
@@ -70,37 +74,44 @@ def _size_of(text: str) -> tuple[int, int]:
 
 
 def make_competition(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to make it; its name is the competition's.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder to write; its name becomes the competition's.")
+    ],
     source: Annotated[
         str,
         typer.Option(
             "--from",
             metavar="SOURCE",
-            help="A folder of images and masks; a competition's name, or the path of its YAML; or sample.",
+            help="Folder of images and masks; name of a competition, or path of its YAML file; or sample.",
         ),
     ],
-    name: Annotated[str | None, typer.Option("--name", help="Another name of the competition.")] = None,
-    title: Annotated[str | None, typer.Option("--title", help="What people call it; default: its name.")] = None,
-    test: Annotated[float, typer.Option("--test", help="The share of the images that is test.")] = 0.3,
-    public: Annotated[float, typer.Option("--public", help="The share of the test images that is public.")] = 0.3,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the competition; default: the folder's.")] = None,
+    title: Annotated[str | None, typer.Option("--title", help="Title of the competition; default: its name.")] = None,
+    test: Annotated[float, typer.Option("--test", help="Share of the images in the test set.")] = 0.3,
+    public: Annotated[float, typer.Option("--public", help="Share of the test images in the public part.")] = 0.3,
     group: Annotated[
-        str | None, typer.Option("--group", help="Images that stay on one side: a column, or a pattern of the id.")
+        str | None, typer.Option("--group", help="Group whose images stay together: a column, or a pattern of the id.")
     ] = None,
-    metric: Annotated[str | None, typer.Option("--metric", help="For instance dice; default: the source's.")] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="Metric, for instance dice; default: the source's.")
+    ] = None,
     masks: Annotated[
-        str | None, typer.Option("--masks", metavar="csv|png", help="Training masks as run lengths, or as images.")
+        str | None,
+        typer.Option("--masks", metavar="csv|png", help="Format of the training masks: run lengths or images."),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", help="Random seed of the split and the ids; default: drawn, and kept for the teacher."),
+        typer.Option(
+            "--seed", help="Random seed of the split and the ids; default: drawn at random and stored for the teacher."
+        ),
     ] = None,
     keep_apart: Annotated[
-        bool, typer.Option("--keep-apart", help="Let near-duplicates stand in training and test.")
+        bool, typer.Option("--keep-apart", help="Allow near-duplicates in both the training and the test set.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what was made there before.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier competition in this folder.")] = False,
     assignments: Assignments = None,
 ) -> None:
-    """Make a competition as Kaggle stores it of images and masks: files for students, and the teacher's solution."""
+    """Make a competition in Kaggle's format from images and masks: files for students, and the teacher's solution."""
     from pipeline.teach.make_competition import Request, make_competition, with_settings
 
     raw_files = with_settings(_source(source, assignments or []), group)
@@ -110,7 +121,7 @@ def make_competition(
 
 
 def _source(text: str, assignments: list[str]) -> "Source":
-    """The raw files that are meant, and how they are read."""
+    """The raw files that `--from` names, and the settings with which they are read."""
     from pipeline.core.config.raw_layouts import FOLDER, load_competition
     from pipeline.core.config.settings import find_yaml
     from pipeline.core.run import input_folder
@@ -130,7 +141,9 @@ def _source(text: str, assignments: list[str]) -> "Source":
             "masks, the name of a competition or the path of its YAML, or sample."
         )
     if assignments:
-        raise PipelineError("--set goes with --from FOLDER; the YAML of a competition says how its files are read.")
+        raise PipelineError(
+            "--set can only be used with --from FOLDER; the YAML of a competition gives the settings of its files."
+        )
     if text == "sample":
         ensure_sample(load_run("sample"))
     competition = load_competition(text)

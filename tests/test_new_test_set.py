@@ -146,7 +146,7 @@ def test_a_fresh_root_with_weights_and_what_tune_chose(tiny: Tiny) -> None:
     from_predict(tiny)
     assert pd.read_csv(run.submission)["id"].tolist() == TEST_IDS
     page = run.report.read_text()
-    assert page.count("<td>fold 0</td>") == 1 and "train/loss" not in page  # a row per training, and no curves
+    assert page.count("<td>fold 0</td>") == 2 and "train/loss" not in page  # two tables; no curves
     for content in ("", "nothing", "epoch,valid/loss\nx,y\n"):
         (run.fold_folder(0) / "history.csv").write_text(content)
         driver.run_stage(run, "report", force=True)
@@ -190,7 +190,7 @@ def test_damaged_files_beside_weights_and_submission(tiny: Tiny) -> None:
     for content in ("{", "{}"):
         fold.write_text(content)
         with pytest.raises(
-            PipelineError, match="fold_0/fold.json is not what train wrote: put the file back, or train again"
+            PipelineError, match="fold_0/fold.json is not what train wrote: restore the file, or train again"
         ):
             driver.run_stage(run, "encode", force=True)
         fold.write_text(whole)

@@ -40,9 +40,9 @@ def findings(rows: Sequence[tuple[str, str, float, str, str, str]]) -> pd.DataFr
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def count_findings(found: pd.DataFrame) -> list[dict[str, Any]]:
+def count_findings(listed: pd.DataFrame) -> list[dict[str, Any]]:
     """Returns reason, action, number of images and an example for each kind of finding."""
-    counts = found.groupby(["reason", "action"], sort=False, as_index=False)
+    counts = listed.groupby(["reason", "action"], sort=False, as_index=False)
     return counts.agg(images=("image_id", "nunique"), example=("note", "first")).to_dict("records")
 
 
@@ -272,11 +272,11 @@ def _disagreeing(
         yield row_left, row_right, float(pairs.distance[position])
 
 
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
     """Returns the Dice of two sets of masks (C, h, w) bool over all classes together; 0 if only one is empty, 1 if both
     are."""
-    total = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / total if total else 1.0
+    total = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / total if total else 1.0
 
 
 def local_distance(one: np.ndarray, other: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) -> float:

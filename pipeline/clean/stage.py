@@ -29,7 +29,7 @@ from rich.text import Text
 
 from pipeline.clean import outliers
 from pipeline.clean.duplicates import Pairs, connected_groups, cross_pairs, near_pairs
-from pipeline.core import freshness
+from pipeline.core import editable
 from pipeline.core.config.cleaning import DuplicateSettings
 from pipeline.core.console import console, counting, say
 from pipeline.core.errors import PipelineError
@@ -83,7 +83,7 @@ def steps(run: Run) -> list[Step]:
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
     """Returns whether the outputs are kept: outliers.csv is kept if the user edited it."""
-    return freshness.is_user_edited(step, run.outliers)
+    return editable.is_user_edited(step, run.outliers)
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
@@ -104,7 +104,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             _remove_pictures(run, of_test=True)
             _draw(run, images, tests, listed, outliers.findings([]))
         (path,) = step.outputs
-        write_for_people(path, listed, freshness.writing_editable if path in step.editable else writing)
+        write_for_people(path, listed, editable.writing_editable if path in step.editable else writing)
         _print(listed)
         say(f"  {summary} → {shown(path)}{f', pictures → {pictures}/' if len(listed) else ''}")
         yield step
@@ -126,26 +126,26 @@ def find(run: Run, everything: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
     training images.
     """
     settings = run.competition.clean
-    found = [outliers.find_faulty(everything)]
+    findings = [outliers.find_faulty(everything)]
     images = everything[(everything["subset"] == "train") & (everything["fault"] == "")]
     if settings.broken.action != "off":
-        found.append(outliers.find_broken(images, settings.broken))
-        images = images[~images["image_id"].isin(found[-1]["image_id"])]
+        findings.append(outliers.find_broken(images, settings.broken))
+        images = images[~images["image_id"].isin(findings[-1]["image_id"])]
     if not len(images):  # all images are broken, so there is nothing to compare
-        return pd.concat(found, ignore_index=True), outliers.findings([])
+        return pd.concat(findings, ignore_index=True), outliers.findings([])
     train, classes = _described(images, run.histograms, run.thumbnails), run.competition.foreground
     pairs, beyond = _pairs(run, train)
-    found.append(outliers.find_duplicates(train.images, pairs))
+    findings.append(outliers.find_duplicates(train.images, pairs))
     if settings.identical_masks.action != "off":
         clusters = connected_groups(len(images), pairs.left, pairs.right)
-        found.append(outliers.find_identical_masks(train.images, clusters, classes, settings.identical_masks))
+        findings.append(outliers.find_identical_masks(train.images, clusters, classes, settings.identical_masks))
     if settings.contradictions.policy != "off":
-        found.append(outliers.find_contradictions(
+        findings.append(outliers.find_contradictions(
             train.images, train.histograms, pairs, classes, settings.contradictions, block_grid(run.competition.shape)
         ))  # fmt: skip
     if settings.pixel_outliers.action != "off":
-        found.append(outliers.find_pixel_outliers(train.images, settings.pixel_outliers))
-    return pd.concat([table for table in found if len(table)] or found[:1], ignore_index=True), beyond
+        findings.append(outliers.find_pixel_outliers(train.images, settings.pixel_outliers))
+    return pd.concat([table for table in findings if len(table)] or findings[:1], ignore_index=True), beyond
 
 
 def _described(images: pd.DataFrame, *descriptors: Path) -> Described:
@@ -161,12 +161,12 @@ def _pairs(run: Run, train: Described) -> tuple[Pairs, pd.DataFrame]:
     if not settings.search:
         return exact.only(np.zeros(len(exact), bool)), outliers.findings([])
     try:
-        found = _search(run, train, settings.model_copy(update={"distance": min(2.0, BEYOND * settings.distance)}))
+        pairs = _search(run, train, settings.model_copy(update={"distance": min(2.0, BEYOND * settings.distance)}))
     except PipelineError:
         # too many pairs within the larger distance; within the maximum distance there may be few enough
-        found = _search(run, train, settings)
+        pairs = _search(run, train, settings)
     near, beyond = (
-        found.only(which) for which in (found.distance < settings.distance, found.distance >= settings.distance)
+        pairs.only(which) for which in (pairs.distance < settings.distance, pairs.distance >= settings.distance)
     )
     beyond = beyond.only(np.argsort(beyond.distance, kind="stable")[:PICTURES])
     ids = train.images["image_id"].to_numpy()
@@ -202,11 +202,11 @@ def find_test_duplicates(run: Run, images: pd.DataFrame, tests: pd.DataFrame) ->
 # --- output for the user ---------------------------------------------------------------------------------------------
 
 
-def _print(found: pd.DataFrame) -> None:
+def _print(findings: pd.DataFrame) -> None:
     shown_table = Table("reason", "action", "images", "example", box=None, padding=(0, 2))
-    for row in outliers.count_findings(found):
+    for row in outliers.count_findings(findings):
         shown_table.add_row(*(Text(str(value)) for value in row.values()))
-    if len(found):
+    if len(findings):
         console.print(shown_table)
 
 
@@ -217,7 +217,7 @@ def _remove_pictures(run: Run, of_test: bool) -> None:
             path.unlink()
 
 
-def _draw(run: Run, images: pd.DataFrame, partners: pd.DataFrame, found: pd.DataFrame, beyond: pd.DataFrame) -> None:
+def _draw(run: Run, images: pd.DataFrame, partners: pd.DataFrame, findings: pd.DataFrame, beyond: pd.DataFrame) -> None:
     """Draws the findings with the lowest and the highest scores of each reason. Images that cannot be read are left
     out. `partners` is the table of the partner images; its ids may occur in `images` too, for other images."""
     listed = [rows.drop_duplicates("image_id").set_index("image_id", drop=False) for rows in (images, partners)]
@@ -231,7 +231,7 @@ def _draw(run: Run, images: pd.DataFrame, partners: pd.DataFrame, found: pd.Data
         masks = table.true_mask(row, run.competition.classes)
         return overlay.drawn(read(row), masks, np.zeros_like(masks), run.competition)
 
-    for reason, rows in pd.concat([found, beyond], ignore_index=True).groupby("reason", sort=False):
+    for reason, rows in pd.concat([findings, beyond], ignore_index=True).groupby("reason", sort=False):
         apart = rows["action"] == "apart"
         ordered = rows[~apart].sort_values("score", kind="stable")
         ordered = ordered if of_test else ordered[~_seen(ordered)]

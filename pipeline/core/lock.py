@@ -28,8 +28,8 @@ TOKEN = uuid.uuid4().hex
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Lets one process at a time work in a folder. A second process says so and waits. The lock is released when its
-    process ends.
+    """Lets one process at a time work in a folder. A second process prints a message and waits. The lock is released
+    when its process ends.
 
     Raises:
         PipelineError: the folder cannot be created.

@@ -39,7 +39,7 @@ class Rows(Part):
     score: float | None
 
 
-class Said(Part):
+class RecordedReason(Part):
     """A reason of the verdict, with the fields of verdict.Reason."""
 
     level: Literal["stop", "check", "note"]
@@ -129,7 +129,7 @@ class Views(Part):
 
 
 class Procedure(Part):
-    """What the search as a whole is worth."""
+    """Which rules the submission uses, and the gain of the search over the untuned rules on other groups."""
 
     ships: Literal["tuned", "untuned", "fixed"]
     gain: float
@@ -137,7 +137,8 @@ class Procedure(Part):
 
 
 class FoldOut(Part):
-    """What the chosen steps are worth where they are fitted to the other folds."""
+    """The score of the chosen steps if they are fitted without the fold that they are scored on, and its difference
+    from the nested estimate."""
 
     score: float
     difference: float
@@ -163,7 +164,7 @@ class Tuned(Scored):
     presence_prior: Share | None = None
     scores: Scores
     constants: dict[str, float | None] | None = None
-    reasons: list[Said] = []
+    reasons: list[RecordedReason] = []
     tta: Views | None = None
 
 
@@ -337,7 +338,7 @@ class Submission(Part):
     expect: Expected
     postprocess: dict[str, Any]
     folds: dict[str, Timed]
-    reasons: list[Said] = []
+    reasons: list[RecordedReason] = []
 
 
 class MaskSubmission(Submission):

@@ -37,7 +37,7 @@ class WorkerKilled(MemoryError):
 
     @classmethod
     def of(cls, process: str, code: int | None) -> "WorkerKilled":
-        """Returns the error of a process, named in words, that ended with a code."""
+        """Returns the error for a process, given by its name in messages, that ended with this exit code."""
         return cls(f"{process} ended with code {code} (-9: it was killed, most likely because memory ran out)")
 
 

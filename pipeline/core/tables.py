@@ -149,7 +149,7 @@ def _limit_parquet(path: Path) -> None:
 
 def _limit_rows(count: int) -> None:
     if count > MOST_ROWS:
-        raise ValueError(f"it has more than {MOST_ROWS:,} rows, the most that are read")
+        raise ValueError(f"it has more than {MOST_ROWS:,} rows; at most that many are read")
 
 
 def _require_file(path: Path) -> None:
@@ -353,7 +353,7 @@ def write_for_people(
     Args:
         path: the CSV.
         table: its rows.
-        writer: gives the temporary path; `freshness.writing_editable` for an output that users may edit.
+        writer: gives the temporary path; `editable.writing_editable` for an output that users may edit.
     """
     with writer(path) as temporary:
         _each_text(table, _guarded).to_csv(temporary, index=False)

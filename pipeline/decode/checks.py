@@ -176,8 +176,8 @@ def _convention(run: Run, rows: list[dict[str, Any]]) -> list[str]:
     sample = []
     for row, text in evenly(full, 2 * rle_checks.MOST_ROWS):
         shape = (row["height"], row["width"])
-        own = rle.encode(rle.decode(text, shape), used)
-        sample.append(rle_checks.MaskRow(own, folder / row["path"], shape, orientation=competition.orientation))
+        encoded = rle.encode(rle.decode(text, shape), used)
+        sample.append(rle_checks.MaskRow(encoded, folder / row["path"], shape, orientation=competition.orientation))
     return rle_checks.doubts(sample, used)
 
 

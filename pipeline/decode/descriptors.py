@@ -24,8 +24,8 @@ def block_grid(shape: tuple[int, int] | None) -> tuple[int, int]:
 def grey(image: np.ndarray) -> np.ndarray:
     """Returns an image (h, w, C) as grey values (h, w) float32 in [0, 1].
 
-    uint8 values are divided by 255. Other values, which seldom use their whole range, are scaled between the 1st and
-    the 99th percentile of the image.
+    uint8 values are divided by 255. uint16 values, which seldom use their whole range, are scaled between the 1st and
+    the 99th percentile of the image. Floats from 0 to 1 are only shifted, so that their 1st percentile is 0.
     """
     mean = image.mean(axis=2, dtype=np.float32)
     if image.dtype == np.uint8:

@@ -269,8 +269,8 @@ def _pixel_type(competition: Competition, items: list[Item], known: pd.DataFrame
     types = [] if known is None or items[0].subset == "train" else [name for name in known["dtype"] if name]
     if types:
         return np.dtype(types[0])
-    found = usual(items, competition) if _tolerates(competition) and items[0].subset == "test" else None
-    return found[1] if found else first_type(items)
+    most_frequent = usual(items, competition) if _tolerates(competition) and items[0].subset == "test" else None
+    return most_frequent[1] if most_frequent else first_type(items)
 
 
 def _decode_all(run: Run, items: list[Item], arrays: dict[str, np.memmap], dtype: np.dtype) -> list[Decoded]:

@@ -40,8 +40,8 @@ def used_range(dtype: np.dtype, lows: Sequence[float], highs: Sequence[float]) -
     """
     outside = len(lows) // 20 + (len(lows) >= 10)  # ignores a few unusual images
     low, high = sorted(lows)[outside], sorted(highs)[-1 - outside]
-    own = [0, 2 ** int(high).bit_length() - 1] if low < high / 2 else [int(low), int(high)]
-    return (high - low) / largest_of(dtype), own
+    suitable = [0, 2 ** int(high).bit_length() - 1] if low < high / 2 else [int(low), int(high)]
+    return (high - low) / largest_of(dtype), suitable
 
 
 def find_faults(competition: Competition, rows: list[Row]) -> list[Fault]:
@@ -83,19 +83,19 @@ def _rows_of(rows: list[Row], subset: SubsetName) -> list[Row]:
 def _share(competition: Competition, rows: list[Row], subset: SubsetName) -> float:
     """Returns the share of the dtype's range that the images of a subset use; 1 if there are none, if the reader cannot
     scale them, or if the YAML sets the whole range."""
-    own = _rows_of(rows, subset)
-    if not own or "value_range" not in competition.reading:
+    of_subset = _rows_of(rows, subset)
+    if not of_subset or "value_range" not in competition.reading:
         return 1.0
-    dtype: np.dtype = np.dtype(str(own[0]["dtype"]))
+    dtype: np.dtype = np.dtype(str(of_subset[0]["dtype"]))
     if competition.reading["value_range"] == (0, largest_of(dtype)):
         return 1.0
-    return used_range(dtype, [row["low"] for row in own], [row["high"] for row in own])[0]
+    return used_range(dtype, [row["low"] for row in of_subset], [row["high"] for row in of_subset])[0]
 
 
 def _told(rows: list[Row], subset: SubsetName) -> str:
-    own = _rows_of(rows, subset)
-    low, high = min(row["low"] for row in own), max(row["high"] for row in own)
-    largest = largest_of(own[0]["dtype"])
+    of_subset = _rows_of(rows, subset)
+    low, high = min(row["low"] for row in of_subset), max(row["high"] for row in of_subset)
+    largest = largest_of(of_subset[0]["dtype"])
     return f"{WORDS[subset]} images hold values from {low:.6g} to {high:.6g}, and could hold values up to {largest}"
 
 
@@ -105,9 +105,9 @@ def _remedy(competition: Competition, rows: list[Row], subset: SubsetName) -> st
         pairs = [f"[{low:g}, {high:g}]" for low, high in (given if isinstance(given, list) else [given])]
         shown = pairs[0] if isinstance(given, tuple) else f"[{', '.join(pairs)}]"
         return f"`value_range: {shown}` is not the range of their files: correct it"
-    own = _rows_of(rows, subset)
-    dtype: np.dtype = np.dtype(str(own[0]["dtype"]))
-    _, values = used_range(dtype, [row["low"] for row in own], [row["high"] for row in own])
+    of_subset = _rows_of(rows, subset)
+    dtype: np.dtype = np.dtype(str(of_subset[0]["dtype"]))
+    _, values = used_range(dtype, [row["low"] for row in of_subset], [row["high"] for row in of_subset])
     return (
         f"set `value_range: {values}` in the competition's YAML, which scales all images, or "
         f"`value_range: [0, {largest_of(dtype)}]` to leave them as they are"

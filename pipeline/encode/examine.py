@@ -30,7 +30,7 @@ def examine(path: Path, want: Expected, measure: Measure | None = None) -> tuple
 
     Args:
         path: the submission, a file of any kind or a folder of mask images.
-        want: what it must hold.
+        want: the expected content of a submission.
         measure: called with every valid mask, with all instances of an image as one mask, so that nothing is decoded
             twice.
 

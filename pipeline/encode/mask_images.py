@@ -155,7 +155,7 @@ def read(path: Path, want: Expected, faults: list[str], truth: bool = False) -> 
             faults.append(f"all mask images are in the folder {inside.pop()}/; expected {next(iter(known))} at the top")
             return
         for name in [name for name, count in Counter(names).items() if count > 1]:
-            faults.append(f"{name}: is {names.count(name)} times in the zip")
+            faults.append(f"{name}: occurs {names.count(name)} times in the zip")
         for name in dict.fromkeys(names):
             if name not in known:
                 faults.append(f"{name}: no test image has this mask image; expected names like {next(iter(known), '')}")

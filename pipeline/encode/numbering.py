@@ -28,11 +28,11 @@ PLAIN = 0.7
 CHANCE, DOUBT = 0.001, 0.05
 """If correct masks show as many of another order with a probability below these values, it is a fault or a doubt."""
 FEW = 3
-"""The smallest number of wrong masks that is a doubt if they are less than half of all,"""
+"""If at most half of the masks look wrong, the smallest number of them that is reported as a doubt."""
 CHANCE_OF_FEW = 0.01
-"""the largest probability that chance gives as many,"""
+"""Such a doubt is reported if the probability of as many wrong masks by chance is smaller."""
 SHARE_OF_FEW, TIMES_OF_FEW = 0.1, 3
-"""the smallest share of the masks that they must be, and how many times the share among training masks."""
+"""The smallest share of wrong masks for such a doubt: of all masks, and as a multiple of the share in training."""
 EXAMPLES = 3
 """The number of images that a message names."""
 MOST = 300

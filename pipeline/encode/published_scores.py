@@ -31,7 +31,7 @@ def score(
         path: the submission.
         truth: known masks, in the submission's format; it may have further columns.
         competition: the competition, for its metric.
-        want: what a submission must hold.
+        want: the expected content of a submission.
         only: the ids of the images to score; None scores all.
 
     Raises:

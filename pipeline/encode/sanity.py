@@ -63,7 +63,7 @@ def examine(
 
     Args:
         path: the submission, a file of any kind or a folder of mask images.
-        want: what it must hold.
+        want: the expected content of a submission.
         competition: the competition, for its classes.
         never: classes that are left out of it on purpose.
         training: the statistics of training masks that tune wrote; without this file they are computed from the
@@ -85,9 +85,8 @@ def examine(
 
     def measure(image_id: str, number: int, mask: np.ndarray) -> None:
         test.add(rows[image_id], columns[number], mask)
-        if (
-            not exclusive and not want.windows
-        ):  # the runs of a whole image do not have the distances of a window's lines
+        # the runs of a large image do not have the distance of a window's lines
+        if not exclusive and not want.windows:
             lines.add(mask, image_id)
 
     faults, notes = submission.examine(path, want, measure)

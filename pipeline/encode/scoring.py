@@ -23,7 +23,7 @@ from pipeline.masks.overlaps import confusion
 from pipeline.predictions.format.expected import Expected, Key
 
 USAGE, PARTS = "Usage", ("Public", "Private")
-"""The column in which Kaggle's solutions say what a row is used for, and its values."""
+"""The column of a Kaggle solution that gives the part of the leaderboard of each row, and its values."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ def score(
         path: the submission.
         truth: known masks in the submission's format, for some or all of its rows.
         competition: the competition, for its metric.
-        want: what a submission must hold.
+        want: the expected content of a submission.
         only: the ids of the images to score; None scores all.
 
     Raises:
@@ -78,11 +78,12 @@ def truth_ids(truth: Path, want: Expected) -> list[str]:
 
 
 def truth_usage(truth: Path, want: Expected) -> dict[str, str] | None:
-    """Returns which part of the leaderboard each image of a truth belongs to, by Kaggle's column `Usage`: Public or
-    Private, images that are Ignored left out; None where a truth has no such column.
+    """Returns the part of the leaderboard, Public or Private, by image id, from the column `Usage` of a truth.
+
+    Images with the value Ignored are left out. None if the truth has no such column.
 
     Raises:
-        PipelineError: the column holds something else, an image has rows of both parts, or a part has no image.
+        PipelineError: the column has another value, the rows of an image have different values, or a part has no image.
     """
     if want.settings.format != "rle":
         return None
@@ -90,18 +91,18 @@ def truth_usage(truth: Path, want: Expected) -> dict[str, str] | None:
     column = next((name for name in frame if str(name).strip().lower() == USAGE.lower()), None)
     if column is None:
         return None
-    found: dict[str, str] = {}
+    parts: dict[str, str] = {}
     images = {text: image_id for image_id, text in want.written.items()}
     keys = keys_of(frame, want.settings, want.labels)
     for row, (name, _), text in zip(frame.index + 2, keys, frame[column], strict=True):
         image_id, part = images.get(str(name), str(name)), text.strip().capitalize()
         if part not in (*PARTS, "Ignored"):
             raise PipelineError(f"{truth} row {row}: {USAGE} is {text!r}; expected Public, Private or Ignored.")
-        if found.setdefault(image_id, part) != part:
-            raise PipelineError(f"{truth} row {row}: image {image_id} is {part} here and {found[image_id]} before.")
-    if missing := [part for part in PARTS if part not in found.values()]:
+        if parts.setdefault(image_id, part) != part:
+            raise PipelineError(f"{truth} row {row}: image {image_id} is {part} here and {parts[image_id]} before.")
+    if missing := [part for part in PARTS if part not in parts.values()]:
         raise PipelineError(f"{truth}: no image is {missing[0]} in the column {USAGE}; expected some of both parts.")
-    return {image_id: part for image_id, part in found.items() if part in PARTS}
+    return {image_id: part for image_id, part in parts.items() if part in PARTS}
 
 
 def row_scores(frame: pd.DataFrame, truth: pd.DataFrame, competition: Competition, want: Expected) -> pd.Series:

@@ -1,6 +1,7 @@
-"""The scores of a test set, and some of its predictions, as a file that TensorBoard shows beside the training curves.
+"""Writes the scores of a test set and some of its predictions for TensorBoard, which shows them with the training
+curves.
 
-It is written without torch, whose SummaryWriter writes the same records.
+The records are those of torch's SummaryWriter, written without importing torch.
 """
 
 import time
@@ -20,21 +21,23 @@ from pipeline.masks.scale import scale_of
 FILE = "events.out.tfevents.test"
 PICTURES = "test/image_truth_probability_mask"
 SIDE = 192
-"""Longest side of each of the four panels, in pixels."""
+"""The largest side of each of the four panels, in pixels."""
 
 
 def panels(
     image: np.ndarray, true: np.ndarray, probability: np.ndarray, predicted: np.ndarray, competition: Competition
 ) -> np.ndarray:
-    """Returns four panels side by side as one RGB picture (h, 4 w, 3) uint8: the image, its true mask, the probability
-    and the predicted mask. Several classes have different grey values; ignored pixels are half grey.
+    """Returns an RGB picture (h, 4 w, 3) uint8 of four panels: image, true mask, probability and predicted mask.
+
+    The classes of class maps have different grey values, with ignored pixels in black. In other masks, ignored pixels
+    are grey.
 
     Args:
         image: (h, w, C) uint8, uint16 or float16.
         true: masks (C, h, w) of 0, 1 and 255 (ignored).
         probability: (C, h, w) as the competition stores them (scale.py).
         predicted: masks (C, h, w) of 0 and 1.
-        competition: its kind.
+        competition: the competition, for its kind.
     """
     height, width = true.shape[1:]
     shrink = min(1.0, SIDE / max(height, width))
@@ -42,7 +45,7 @@ def panels(
     highest = 255 * scale_of(competition).probability(probability).max(0)
     grey = [_grey(true, competition), highest, _grey(predicted, competition)]
     planes = [np.repeat(plane.clip(0, 255).astype(np.uint8)[..., None], 3, 2) for plane in grey]
-    shown = [cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in (to_rgb8(image), *planes)]
+    shown = [cv2.resize(panel, size, interpolation=cv2.INTER_AREA) for panel in (to_rgb8(image), *planes)]
     return np.concatenate(shown, 1)
 
 
@@ -50,10 +53,10 @@ def write(path: Path, summary: dict[str, Any], batches: dict[str, list[float]], 
     """Writes a file of records, atomically.
 
     Args:
-        path: its name holds `tfevents`, by which TensorBoard finds it below the run's folder.
-        summary: what `summarise` of the evaluate stage returns: `score`, and the mean and standard deviation of each
+        path: the file to write. TensorBoard only finds files whose names contain `tfevents`.
+        summary: the result of `summarise` of the evaluate stage: `score`, and the mean and standard deviation of each
             figure over images and over batches.
-        batches: each figure of every batch, in order.
+        batches: the values of each figure, one per batch, in order.
         pictures: RGB pictures (h, w, 3) uint8, one per image.
     """
     from tensorboard.summary.writer.record_writer import RecordWriter  # slow to import
@@ -65,7 +68,7 @@ def write(path: Path, summary: dict[str, Any], batches: dict[str, list[float]], 
 
 
 def _events(summary: dict[str, Any], batches: dict[str, list[float]], pictures: list[np.ndarray]) -> Iterator[Any]:
-    """The records: the version of the format, means and standard deviations, one batch and one picture per step."""
+    """Yields the format's version, means and standard deviations, then one batch per step and one picture per step."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -76,8 +79,8 @@ def _events(summary: dict[str, Any], batches: dict[str, list[float]], pictures: 
         for name, spread in summary[where].items():
             figures |= {f"test/{where}/{name}_{which}": value for which, value in spread.items()}
 
-    def scalars(step: int, found: dict[str, float]) -> Any:
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in found.items()]
+    def scalars(step: int, by_tag: dict[str, float]) -> Any:
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in by_tag.items()]
         return Event(wall_time=now, step=step, summary=Summary(value=values))
 
     yield scalars(0, figures)
@@ -91,7 +94,7 @@ def _events(summary: dict[str, Any], batches: dict[str, list[float]], pictures: 
 
 
 def _grey(masks: np.ndarray, competition: Competition) -> np.ndarray:
-    """Masks (C, h, w) of 0, 1 and 255 (ignored) as grey values (h, w), 0 to 255."""
+    """Returns masks (C, h, w) of 0, 1 and 255 (ignored) as grey values (h, w), 0 to 255."""
     ignored = masks[0] == IGNORE
     if competition.kind == "multiclass":
         return np.where(ignored, 0, (masks == 1).argmax(0) * 255 / (len(masks) - 1))

@@ -122,7 +122,7 @@ def _check(member: zipfile.ZipInfo, archive: Path) -> None:
     if not path.parts:
         fault = "has no name"
     elif max(len(os.fsencode(part)) for part in path.parts) > LONGEST_NAME or len(path.parts) > DEEPEST:
-        fault = "has a name that is too long"
+        fault = "has a name that is too long, or too many nested folders"
     elif path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         fault = "would be written outside the folder"
     elif kind not in (0, stat.S_IFREG):

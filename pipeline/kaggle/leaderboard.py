@@ -2,8 +2,8 @@
 
     python -m pipeline leaderboard FOLDER TRUTH --competition NAME --public 0.3
 
-Where TRUTH has Kaggle's column `Usage`, as the solution.csv of `make-competition`, it says which images are public and
-which private.
+If TRUTH has Kaggle's column `Usage`, as the solution.csv of `make-competition`, this column gives the public and the
+private images.
 
 writes  work/<competition>/leaderboard.csv and .html
 """
@@ -28,7 +28,7 @@ from pipeline.masks.metrics import final_metric
 from pipeline.report import charts, page
 
 PUBLIC = 0.3
-"""The share of the images that is public, where nothing else is said."""
+"""The default share of the images in the public part."""
 
 
 @dataclass(frozen=True)
@@ -165,17 +165,16 @@ def leaderboard(
 
 
 def _parts(truth: Path, want: Expected, share: float | None, seed: int) -> tuple[set[str], set[str]]:
-    """The ids of the public and of the private images."""
+    """The ids of the public images and of the private images."""
     usage = scoring.truth_usage(truth, want)
     if usage is None:
         public, private = split(scoring.truth_ids(truth, want), PUBLIC if share is None else share, seed)
         return set(public), set(private)
     if share is not None:
         raise PipelineError(
-            f"--public {share:g}: the column {scoring.USAGE} of {truth} says already which images are public; leave "
-            "--public out."
+            f"--public {share:g}: the column {scoring.USAGE} of {truth} already gives the public images; omit --public."
         )
-    parts = [{one for one, part in usage.items() if part == name} for name in scoring.PARTS]
+    parts = [{image_id for image_id, part in usage.items() if part == name} for name in scoring.PARTS]
     return parts[0], parts[1]
 
 

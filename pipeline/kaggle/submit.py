@@ -169,7 +169,7 @@ def _judged(run: Run, kernel: Kernel | None) -> Judged:
     if kernel is not None:
         judged = replace(judged, reasons=gravest_first([*judged.reasons, *reasons_of_output(run, kernel)]))
     elif not judged.submitted:
-        state = "is older than the last tuning" if run.submission.exists() else "does not exist"
+        state = "does not belong to the last result of tune" if run.submission.exists() else "does not exist"
         raise PipelineError(f"{shown(run.submission)} {state}: `{run.command('--from', 'predict')}` writes it.")
     return judged
 
@@ -379,13 +379,13 @@ def _await_score(api: Any, run: Run, when: str, request: Request) -> Iterator[st
     if answer is None:
         yield f"no score yet; {later}"
         return
-    told = _told(answer)
-    sent.update(when, run.name, told)
+    answered = _told(answer)
+    sent.update(when, run.name, answered)
     sent.record(run.competition.name, run.name)
-    if told["status"] == "error":
-        raise PipelineError(f"Kaggle could not score the submission: {told['error'] or 'no reason given'}.")
+    if answered["status"] == "error":
+        raise PipelineError(f"Kaggle could not score the submission: {answered['error'] or 'no reason given'}.")
     interval = f", 95 % {float(row['low']):.4f} to {float(row['high']):.4f}" if row["low"] and row["high"] else ""
-    yield f"public score {told['public'] or 'not published'}; estimated {float(row['estimate']):.4f}{interval}"
-    if told["private"]:
-        yield f"private score {told['private']}"
+    yield f"public score {answered['public'] or 'not published'}; estimated {float(row['estimate']):.4f}{interval}"
+    if answered["private"]:
+        yield f"private score {answered['private']}"
     say(f"  {shown(sent.log_file())}")

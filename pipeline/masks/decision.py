@@ -50,8 +50,8 @@ class Presence:
     cut: float | None = None
     """A mask is kept if the probability p of presence is larger than this. None: `worth` decides."""
     worth: Linear | None = None
-    """Without `cut`, a mask is kept if this raises the expected score: if p·d > 1 - p, where d is the expected score of
-    an image with the class."""
+    """The expected score d of an image with the class. Without `cut`, a mask is kept if p·d > 1 - p, which means that
+    keeping it raises the expected score."""
 
     def keeps(self, features: np.ndarray) -> np.ndarray:
         """Returns which masks (…) bool are kept, from features (…, 4); see mask_features."""

@@ -76,14 +76,14 @@ def separated(
 
 
 def with_gaps(objects: np.ndarray) -> np.ndarray:
-    """Returns masks (C, h, w) uint8 of 0 and 1 for drawing. In masks of label maps, the pixels at which an object
-    touches the next one are left out. Masks are returned unchanged."""
+    """Returns masks (C, h, w) uint8 of 0 and 1 for drawing. In masks of label maps, the pixels that touch another
+    object to their right or below are left out. Masks are returned unchanged."""
     if objects.dtype == np.uint8:
         return objects
     masks = (objects > 0).astype(np.uint8)
     for axis in (1, 2):
-        here, next_to = np.moveaxis(objects, axis, 0)[:-1], np.moveaxis(objects, axis, 0)[1:]
-        np.moveaxis(masks, axis, 0)[:-1][(here != next_to) & (here > 0) & (next_to > 0)] = 0
+        first, second = np.moveaxis(objects, axis, 0)[:-1], np.moveaxis(objects, axis, 0)[1:]
+        np.moveaxis(masks, axis, 0)[:-1][(first != second) & (first > 0) & (second > 0)] = 0
     return masks
 
 

@@ -50,8 +50,8 @@ class Statistics:
             return
         transposed = not mask.flags.c_contiguous  # pixels are numbered column by column
         pixels = np.ascontiguousarray(mask.T if transposed else mask)
-        here, other = _cells(pixels), _cells(pixels.reshape(pixels.shape[::-1])).T
-        self.maps[row, column] = (here.T, other.T) if transposed else (here, other)
+        cells, in_other_order = _cells(pixels), _cells(pixels.reshape(pixels.shape[::-1])).T
+        self.maps[row, column] = (cells.T, in_other_order.T) if transposed else (cells, in_other_order)
         self.area[row, column] = area / pixels.size
         self.marks[row, column] = zlib.crc32(pixels.data)
 

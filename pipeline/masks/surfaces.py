@@ -65,8 +65,8 @@ def _pairs(predicted: np.ndarray, true: np.ndarray) -> list[tuple[np.ndarray, np
 def _close(predicted: np.ndarray, true: np.ndarray, tolerance: float) -> list[float]:
     spacing = (1.0,) * true.ndim
     if not predicted.any() or not true.any():  # version 0.1 of the library fails here with NumPy 2
-        own = [float(_distances(mask, mask, spacing)["surfel_areas_gt"].sum()) for mask in (true, predicted)]
-        return [0.0, 0.0, *own]
+        areas = [float(_distances(mask, mask, spacing)["surfel_areas_gt"].sum()) for mask in (true, predicted)]
+        return [0.0, 0.0, *areas]
     distances = _distances(predicted, true, spacing)
     of_true, of_predicted = distances["surfel_areas_gt"], distances["surfel_areas_pred"]
     return [

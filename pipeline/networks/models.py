@@ -154,7 +154,7 @@ def construct(settings: ModelSettings, channels: int, classes: int) -> Module:
     """Returns the network of the settings, from scratch, before any image has gone through it.
 
     Raises:
-        PipelineError: as `build`, but nothing is known yet of what the network returns.
+        PipelineError: as `build`, except that the outputs of the network are not checked.
     """
     with _first_on_path(root()):
         network = _constructed(settings, channels, classes, settings.planes(classes) + settings.background_output)
@@ -267,8 +267,17 @@ def _smp_network(settings: ModelSettings, channels: int, classes: int, outputs: 
             f"model.architecture: segmentation-models-pytorch has no `{settings.architecture}`{meant} A class of your "
             "own is written module:Class."
         )
-    own = {"self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
-    known = [name for name in inspect.signature(architecture).parameters if name not in own]
+    set_here = {
+        "self",
+        "kwargs",
+        "encoder_name",
+        "encoder_weights",
+        "in_channels",
+        "classes",
+        "activation",
+        "aux_params",
+    }
+    known = [name for name in inspect.signature(architecture).parameters if name not in set_here]
     _check_options(settings, known, f"smp.{settings.architecture}", " (smp would silently ignore it)")
     given = {"in_channels": channels, "classes": outputs, **settings.options}
     if settings.presence:

@@ -16,7 +16,7 @@ TRUNK = re.compile(r"(^|\.)(features|layers)\.\d+\.")
 """The start of the names of trunk tensors in networks that are matched by order. Names of classifiers do not match."""
 KINDS = ("weight", "bias", "running_mean", "running_var")
 NORM_EPS = 1e-3
-"""The eps of BatchNorm in torchvision's MobileNetV3, EfficientNet-B5 to B7 and EfficientNetV2; elsewhere 1e-5."""
+"""The eps of BatchNorm in torchvision's MobileNetV3, EfficientNet-B5 to B7 and EfficientNetV2; all others use 1e-5."""
 MOBILENET_V3 = re.compile(r"(^|\.)features\.\d+\.block\.0\.0\.weight$")
 FUSED = re.compile(r"(^|\.)features\.1\.0\.block\.0\.0\.weight$")
 LAST = re.compile(r"(^|\.)features\.8\.0\.weight$")
@@ -110,8 +110,8 @@ def _regnet(name: str) -> str:
     return re.sub(r"(^|\.)((?:stem|conv\d|downsample)\.)([01])\.", _conv_or_norm, name)
 
 
-def _conv_or_norm(found: re.Match[str]) -> str:
-    return f"{found[1]}{found[2]}{'bn' if found[3] == '1' else 'conv'}."
+def _conv_or_norm(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]}{'bn' if match[3] == '1' else 'conv'}."
 
 
 def _replaced(name: str, words: dict[str, str]) -> str:

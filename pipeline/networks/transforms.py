@@ -86,7 +86,7 @@ class Preprocess:
         """Applies every transform to an image (H, W, C).
 
         Raises:
-            PipelineError: a transform does not work on such an image, or changes its size or dtype.
+            PipelineError: a transform fails on such an image, or changes its size or dtype.
         """
         for transform in self.transforms:
             try_transform(transform, {"image": image}, "image.preprocess")

@@ -93,24 +93,24 @@ def match(state: State, encoder: Module) -> Match:
     return replace(ordered, state=torchvision_files.with_eps(ordered.state, encoder, torchvision_files.norm_eps(state)))
 
 
-def difference(found: Match, state: State, encoder: Module, name: str) -> str:
+def difference(matched: Match, state: State, encoder: Module, name: str) -> str:
     """Returns a sentence on why a file does not fit an encoder, and which network it looks like.
 
     Args:
-        found: the result of `match` for the two.
+        matched: the result of `match` for the two.
         state: the tensors of the file.
         encoder: the encoder.
         name: its name in model.encoder; empty if it is not known.
     """
     parts = []
-    if found.missing:
+    if matched.missing:
         parts.append(
-            f"{len(found.missing)} of its {len(encoder.state_dict())} tensors are missing{_some(found.missing)}"
+            f"{len(matched.missing)} of its {len(encoder.state_dict())} tensors are missing{_some(matched.missing)}"
         )
-    if found.misshapen:
-        parts.append(f"{len(found.misshapen)} have another shape{_some(found.misshapen)}")
-    if found.unused:
-        parts.append(f"{len(found.unused)} tensors of the file do not belong to it{_some(found.unused)}")
+    if matched.misshapen:
+        parts.append(f"{len(matched.misshapen)} have another shape{_some(matched.misshapen)}")
+    if matched.unused:
+        parts.append(f"{len(matched.unused)} tensors of the file do not belong to it{_some(matched.unused)}")
     like = looks_like(state, skip=name)
     if like:
         advice = f"set model.encoder={like}, or give another file" if name else "give the file of this encoder"

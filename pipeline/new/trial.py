@@ -41,20 +41,20 @@ def try_some(run: Run, listing: Listing) -> Trial:
     shares = {
         name: OF_WINDOWS if any(item.place.get("of_box") for item in items[:1]) else 1 for name, items in chosen.items()
     }
-    some = {name: evenly(items, LOOKED_AT[name] // shares[name]) for name, items in chosen.items()}
+    sample = {name: evenly(items, LOOKED_AT[name] // shares[name]) for name, items in chosen.items()}
     remarks.forget()
-    dtype = first_type(item for items in some.values() for item in items)
-    decoded = {name: [_decoded(item, run, dtype) for item in items] for name, items in some.items()}
+    dtype = first_type(item for items in sample.values() for item in items)
+    decoded = {name: [_decoded(item, run, dtype) for item in items] for name, items in sample.items()}
     faults = [*listing.faults, *(fault for images in decoded.values() for image in images for fault in image.faults)]
     if len(decoded["train"]) == len(chosen["train"]):
         faults += checks.find_faults(run, decoded["train"])  # faults that show only in all masks together
-    partly, folder = some != chosen, run.input  # run.input searches the disk at every call: keep it
+    partly, folder = sample != chosen, run.input  # run.input searches the disk at every call: keep it
     paths = {folder / item.path for item in listing.items}
     settled = checks.orientation_settled(run, decoded["train"])
-    told = remarks.sentences(paths, run.competition.reads_upright, settled)
-    looked_at = f"of {sum(map(len, some.values()))} images looked at, " * partly
+    texts = remarks.sentences(paths, run.competition.reads_upright, settled)
+    looked_at = f"of {sum(map(len, sample.values()))} images looked at, " * partly
     faults_shown = _by_kind(faults, " among those looked at" * partly)
-    return Trial(faults_shown, [*listing.remarks, *(f"{looked_at}{text}" for text in told)])
+    return Trial(faults_shown, [*listing.remarks, *(f"{looked_at}{text}" for text in texts)])
 
 
 def _decoded(item: Item, run: Run, dtype: np.dtype) -> Decoded:

@@ -235,12 +235,12 @@ def open_competition(path: Path) -> Competition:
 
 
 def competition_of(name: str, folder: Path, assignments: Sequence[str] = ()) -> Competition:
-    """Returns how the raw files in a folder are read, as far as it can be guessed; nothing is written.
+    """Returns the competition that is guessed from the raw files in a folder, without writing anything.
 
     Args:
-        name: of the competition.
-        folder: the raw files.
-        assignments: `key=value` with dotted keys, instead of what would be guessed.
+        name: name of the competition.
+        folder: folder of the raw files.
+        assignments: settings as `key=value` with dotted keys, which replace guesses.
 
     Raises:
         PipelineError: as write_new.
@@ -292,20 +292,20 @@ def _tried(name: str, written: Path, recipe_path: Path, folder: Path) -> tuple[s
 
 def chosen(items: list[Item]) -> list[tuple[Item, Masks]]:
     """Returns up to 12 training images with their masks; images with a partial mask come first."""
-    found: list[tuple[Item, Masks]] = []
+    shown_masks: list[tuple[Item, Masks]] = []
     windows = any("of_box" in item.place for item in items[:1])
-    some = evenly([item for item in items if item.subset == "train"], (3 if windows else 20) * SHOWN)
-    for item in [item for start in range(20) for item in some[start::20]]:  # spread the first ones over all images
+    sample = evenly([item for item in items if item.subset == "train"], (3 if windows else 20) * SHOWN)
+    for item in [item for start in range(20) for item in sample[start::20]]:  # spread the first ones over all images
         try:
             shape = item.read_image().shape
             masks = item.read_masks((shape[0], shape[1])) if item.read_masks else None
         except ValueError:
             continue
         if masks is not None:
-            found.append((item, masks))
-        if sum(_shows(masks) for _, masks in found) == SHOWN:
+            shown_masks.append((item, masks))
+        if sum(_shows(masks) for _, masks in shown_masks) == SHOWN:
             break
-    return sorted(found, key=lambda pair: not _shows(pair[1]))[:SHOWN]
+    return sorted(shown_masks, key=lambda pair: not _shows(pair[1]))[:SHOWN]
 
 
 def _shows(masks: Masks) -> bool:
@@ -320,5 +320,5 @@ def _picture(item: Item, masks: Masks, opened: Competition) -> np.ndarray:
     height = max(1, round(image.shape[0] * WIDTH / image.shape[1]))
     method = cv2.INTER_AREA if image.shape[1] > WIDTH else cv2.INTER_NEAREST
     sized = cv2.resize(image, (WIDTH, height), interpolation=method).reshape(height, WIDTH, -1)
-    planes = np.stack([cv2.resize(one, (WIDTH, height), interpolation=cv2.INTER_NEAREST) for one in masks.planes])
+    planes = np.stack([cv2.resize(plane, (WIDTH, height), interpolation=cv2.INTER_NEAREST) for plane in masks.planes])
     return drawn(sized, planes, None, opened)

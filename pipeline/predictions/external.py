@@ -28,7 +28,7 @@ WORDS = {"train": "training", "test": "test"}
 
 @dataclass(frozen=True)
 class ExternalPredictions:
-    """An array of some training images or of all test images."""
+    """External predictions of some training images or of all test images."""
 
     path: Path
     array: np.ndarray

@@ -46,7 +46,7 @@ class Published:
     row_id: str
     arguments: dict[str, Any]
     sign: int
-    """1 where higher is better, else -1."""
+    """1 if higher scores are better, otherwise -1."""
 
     def score(self, solution: pd.DataFrame, submission: pd.DataFrame) -> float:
         """Returns the score of all rows. The tables are not changed.
@@ -84,8 +84,8 @@ def load(competition: Competition) -> Published:
     """Returns the function of a competition's published metric.
 
     Raises:
-        PipelineError: no such file or function, an error in the file, a module that is not installed, or arguments that
-            the function does not take.
+        PipelineError: the file or the function does not exist, the file has an error or needs a module that is not
+            installed, or the function does not take the arguments.
     """
     settings, path = competition.metric_file, file_of(competition)
     assert settings is not None and path is not None  # callers check that the metric is a published one
@@ -260,31 +260,31 @@ def resampled(
     """
     names, started = np.unique(solution.groups).tolist(), time.perf_counter()
     first, groups = submissions(0), len(np.unique(solution.groups))
-    none = np.zeros((0, len(first)))
+    no_scores = np.zeros((0, len(first)))
 
     def scores(tables: Sequence[Table], times: np.ndarray) -> list[float]:
         truth = solution.drawn(names, times)
         return [published.score(truth, table.drawn(names, times)) for table in tables]
 
     if groups < 2:
-        return Draws(none, "all images belong to one group")
+        return Draws(no_scores, "all images belong to one group")
     try:
         (once,), (twice,) = (scores(first[:1], np.full(groups, count)) for count in (1, 2))
     except PipelineError as error:
-        return Draws(none, f"the metric cannot score groups that are drawn twice ({str(error).rstrip('.')})")
+        return Draws(no_scores, f"the metric cannot score groups that are drawn twice ({str(error).rstrip('.')})")
     if not np.isclose(once, twice, rtol=1e-6, atol=1e-9):
-        return Draws(none, f"with every group twice the score is {twice:.6g}, with every group once {once:.6g}")
+        return Draws(no_scores, f"with every group twice the score is {twice:.6g}, with every group once {once:.6g}")
     cost = (time.perf_counter() - started) / 3 * len(first)  # the two calls scored three times the rows
     possible = min(draws, int(seconds / max(cost, 1e-6)))
     if possible < FEWEST:
         return Draws(
-            none, f"{FEWEST} draws take {FEWEST * cost:.2g} s, and metric.seconds leaves {seconds:.2g} s for them"
+            no_scores, f"{FEWEST} draws take {FEWEST * cost:.2g} s, and metric.seconds leaves {seconds:.2g} s for them"
         )
     random, results = np.random.default_rng(seed), list[list[float]]()
     try:
         while len(results) < possible and (len(results) < FEWEST or time.perf_counter() - started < 2 * seconds):
             results.append(scores(submissions(len(results)), random.multinomial(groups, np.full(groups, 1 / groups))))
     except PipelineError as error:
-        return Draws(none, f"the metric cannot score resampled groups ({str(error).rstrip('.')})")
+        return Draws(no_scores, f"the metric cannot score resampled groups ({str(error).rstrip('.')})")
     few = f"metric.seconds allowed {len(results)} of {draws} draws" if len(results) < draws else ""
     return Draws(np.array(results), few)

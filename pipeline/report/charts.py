@@ -88,7 +88,7 @@ def mean_pixel_values(images: pd.DataFrame) -> Chart:
                number)
         for number, (name, values) in enumerate(means.items())
     ]  # fmt: skip
-    title = "Mean pixel value of the images: what share of each set has it."
+    title = "Distribution of the mean pixel value per image."
     return Chart(title, "mean pixel value", "share of the images, %", series, from_zero=True)
 
 
@@ -99,7 +99,7 @@ def loss_curves(trainings: Trainings) -> Chart:
 
 
 def iou_curves(trainings: Trainings) -> Chart:
-    """Returns the IoU per epoch, with the same lines and point; trainings that did not measure it have no curves."""
+    """Returns the IoU per epoch, drawn as in `loss_curves`; trainings that did not measure it have no curves."""
     title = (
         "IoU per epoch, at 0.5: training images (augmented, dropout on, all pixels together) dashed, held-out images "
         "solid; the point marks the kept weights."
@@ -276,7 +276,7 @@ def _epochs(name: str, history: pd.DataFrame, column: str, number: int, key: str
 
 
 def _both_sets(trainings: Trainings, figure: str) -> list[Series]:
-    """A dashed line per training of the figure of the training images, and a solid one of the held-out images."""
+    """Two lines per training: the figure of the training images, dashed, and that of the held-out images, solid."""
     column = f"train/{figure}"
     training = [
         _epochs(f"{title}, training", history, column, number, title, dashed=True)

@@ -84,10 +84,10 @@ def _shrunk(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def sheets(stamps: Sequence[np.ndarray], quality: int) -> list[str]:
     """Returns stamps (H, W, 3) of one size as sheets of ACROSS × ACROSS stamps, each a base64-encoded WebP file."""
-    found = []
+    sheets = []
     for start in range(0, len(stamps), ACROSS**2):
         part = list(stamps[start : start + ACROSS**2])
         part += [np.full_like(part[0], GROUND)] * (-len(part) % ACROSS)
         rows = [np.hstack(part[place : place + ACROSS]) for place in range(0, len(part), ACROSS)]
-        found.append(webp(np.vstack(rows), quality))
-    return found
+        sheets.append(webp(np.vstack(rows), quality))
+    return sheets

@@ -93,12 +93,14 @@ def trainings(run: Run) -> charts.Trainings:
 
 
 def network(run: Run) -> str:
-    """Returns the layers of the run's network as text; "" where no training has written them.
+    """Returns the layers of the run's network as text; "" if no training has written them.
 
     Raises:
         PipelineError: the file is damaged.
     """
-    folders = [run.fold_folder(one.fold, one.seed) for fold in run.trained_folds() for one in run.members(fold)]
+    folders = [
+        run.fold_folder(member.fold, member.seed) for fold in run.trained_folds() for member in run.members(fold)
+    ]
     for path in (folder / "model.txt" for folder in folders):
         if path.exists():
             with explained(path):

@@ -219,8 +219,7 @@ def learning(run: Run, trainings: charts.Trainings) -> Shown | None:
 
 
 def kept_figures(fold: dict[str, Any], history: pd.DataFrame) -> dict[str, float]:
-    """Returns what was measured after the epoch whose weights were kept, by the columns of history.csv; nothing that
-    is missing there."""
+    """Returns the values in history.csv after the epoch whose weights were kept, by column, without missing ones."""
     if "epoch" not in history:
         return {}
     row = history[history["epoch"] == fold["best_epoch"]].head(1)

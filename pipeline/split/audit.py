@@ -58,15 +58,15 @@ class Split:
 # --- components ------------------------------------------------------------------------------------------------------
 
 
-def clusters_of(image_ids: pd.Series, found: pd.DataFrame) -> np.ndarray:
+def clusters_of(image_ids: pd.Series, findings: pd.DataFrame) -> np.ndarray:
     """Returns the number of each image's cluster of near-duplicates (N,) int64, from 0 in the order of the images; -1
     for images without near-duplicates.
 
     Args:
         image_ids: ids of the images (N,).
-        found: the findings of clean, in which each row with the reason `duplicate` connects two images.
+        findings: the findings of clean, in which each row with the reason `duplicate` connects two images.
     """
-    rows, edges = pd.Index(image_ids), found[found["reason"] == "duplicate"]
+    rows, edges = pd.Index(image_ids), findings[findings["reason"] == "duplicate"]
     left, right = rows.get_indexer(edges["image_id"]), rows.get_indexer(edges["partner_id"])
     known = (left >= 0) & (right >= 0)
     number = connected_groups(len(rows), left[known], right[known])
@@ -186,10 +186,10 @@ def leaking_pairs(
 
 
 def _leak_remark(counts: dict[str, int]) -> str:
-    found = [f"{count} {what}{'s' if count > 1 else ''}" for what, count in counts.items() if count]
-    if not found:
+    parts = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
+    if not parts:
         return ""
-    listed = " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+    listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     return f"folds leak: {listed} {'is' if sum(counts.values()) == 1 else 'are'} in two folds"
 
 
@@ -215,19 +215,19 @@ def _uneven(split: Split) -> list[str]:
 
 
 def _absent(split: Split, classes: list[str]) -> list[str]:
-    found, empty = [], split.areas.sum(1) == 0
+    warnings, empty = [], split.areas.sum(1) == 0
     for number, name in enumerate(classes):
         without = _folds_without(split, split.areas[:, number] > 0)
         if without:
             known = f"{(split.areas[:, number] > 0).sum()} of {len(empty)}"
-            found.append(f"class {name} occurs in no image of {without} (overall in {known}).")
+            warnings.append(f"class {name} occurs in no image of {without} (overall in {known}).")
     without = _folds_without(split, ~empty)
     if without and len(classes) > 1:
-        found.append(f"{without}: all masks are empty ({empty.sum()} of {len(empty)} overall).")
+        warnings.append(f"{without}: all masks are empty ({empty.sum()} of {len(empty)} overall).")
     without = _folds_without(split, empty)
     if without and empty.sum() > split.fold.max():  # fewer empty masks could not be in all folds
-        found.append(f"{without}: no mask is empty ({empty.sum()} of {len(empty)} overall).")
-    return found
+        warnings.append(f"{without}: no mask is empty ({empty.sum()} of {len(empty)} overall).")
+    return warnings
 
 
 def _folds_without(split: Split, rows: np.ndarray) -> str:
@@ -237,12 +237,12 @@ def _folds_without(split: Split, rows: np.ndarray) -> str:
 
 
 def _one_component(split: Split) -> list[str]:
-    found = []
+    warnings = []
     for fold in range(split.fold.max() + 1):
         rows = split.fold == fold
         if rows.sum() > 1 and len(np.unique(split.unit[rows])) == 1:
-            found.append(f"fold {fold} consists only of {describe(split, rows)}.")
-    return found
+            warnings.append(f"fold {fold} consists only of {describe(split, rows)}.")
+    return warnings
 
 
 def describe(split: Split, rows: np.ndarray) -> str:

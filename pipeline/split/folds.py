@@ -43,38 +43,41 @@ class Audit(Part):
 
 
 def read_outliers(run: Run) -> pd.DataFrame:
-    """Returns the table in outliers.csv with all values as text. If a user wrote it, score and note may be missing.
+    """Returns the table in outliers.csv with all values as text. The columns score and note may be missing in a
+    file that a user wrote; they are then empty.
 
     Raises:
         PipelineError: a user edited it, and a column is missing, an action is unknown, a score is not a number, or an
             id belongs to no training image.
     """
-    found = as_written(read_csv(run.outliers, []))
-    missing = [name for name in ("image_id", "reason", "partner_id", "action") if name not in found]
+    findings = as_written(read_csv(run.outliers, []))
+    missing = [name for name in ("image_id", "reason", "partner_id", "action") if name not in findings]
     if missing:
-        raise PipelineError(f"{shown(run.outliers)} lacks {', '.join(missing)}; found {column_names(found.columns)}.")
+        raise PipelineError(
+            f"{shown(run.outliers)} lacks {', '.join(missing)}; found {column_names(findings.columns)}."
+        )
     actions = ("keep", *ACTIONS)
-    _check_cells(run, found, "action", found["action"].isin(actions), ", ".join(actions))
-    found = found.assign(**{name: "" for name in ("score", "note") if name not in found})
-    numbers = pd.to_numeric(found["score"], errors="coerce").abs() < np.inf
-    _check_cells(run, found, "score", numbers | (found["score"] == ""), "a number, or nothing")
-    known = table.read_table(run.table, "train")["image_id"]
-    _check_cells(run, found, "image_id", found["image_id"].isin(known), "the id of a training image")
-    return found
+    _check_cells(run, findings, "action", findings["action"].isin(actions), ", ".join(actions))
+    findings = findings.assign(**{name: "" for name in ("score", "note") if name not in findings})
+    numbers = pd.to_numeric(findings["score"], errors="coerce").abs() < np.inf
+    _check_cells(run, findings, "score", numbers | (findings["score"] == ""), "a number, or nothing")
+    known = table.read_table(run.table)["image_id"]  # images that decode could not read have findings too
+    _check_cells(run, findings, "image_id", findings["image_id"].isin(known), "the id of a training image")
+    return findings
 
 
-def _check_cells(run: Run, found: pd.DataFrame, column: str, good: pd.Series, expected: str) -> None:
-    bad = found.index[~good]
+def _check_cells(run: Run, findings: pd.DataFrame, column: str, good: pd.Series, expected: str) -> None:
+    bad = findings.index[~good]
     if len(bad):
-        value = found[column][bad[0]]
+        value = findings[column][bad[0]]
         raise PipelineError(f"{shown(run.outliers)} row {bad[0] + 2}: {column} is {value[:60]!r}; expected {expected}.")
 
 
-def uses_of(found: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
+def uses_of(findings: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
     """Returns what training does with each image (N,) according to the findings: train, drop, relabel or soft."""
     use = np.full(len(image_ids), "train", dtype=object)
     for action in reversed(ACTIONS):
-        use[image_ids.isin(found["image_id"][found["action"] == action]).to_numpy()] = action
+        use[image_ids.isin(findings["image_id"][findings["action"] == action]).to_numpy()] = action
     return use
 
 

@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.clean.duplicates import Pairs
-from pipeline.core import freshness
+from pipeline.core import editable
 from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.console import console, counting, say, track, warn
 from pipeline.core.errors import PipelineError
@@ -80,13 +80,13 @@ def steps(run: Run) -> list[Step]:
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
     """Returns whether the folds file is kept: if it is the user's own, or if only the code has changed."""
     only_code = all(reason.kind == "code" for reason in reasons)
-    return run.folds_file in step.outputs and (only_code or freshness.is_user_edited(step, run.folds_file))
+    return run.folds_file in step.outputs and (only_code or editable.is_user_edited(step, run.folds_file))
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes the folds file unless it is kept, then writes its audit and prints it."""
     split, audited = steps(run)
-    own = freshness.is_user_edited(split, run.folds_file)
+    own = editable.is_user_edited(split, run.folds_file)
     seed = None if own else read_record(run.audit).get("seed")
     if split in waiting or not (own or read_record(run.audit)):
         # killed between folds and audit: make the same folds again
@@ -107,8 +107,8 @@ def _split(run: Run) -> int:
             "columns image_id and fold), or define the split in the competition's YAML: `splits: "
             f"{{{run.recipe.folds}: {{folds: 10}}}}`."
         )
-    images, found = table.read_table(run.table, "train"), read_outliers(run)
-    split = _material(run, images, found)
+    images, findings = table.read_table(run.table, "train"), read_outliers(run)
+    split = _material(run, images, findings)
     units = _units(run, split)
     shares = split.areas / np.maximum(split.sizes, 1)[:, None]
     stratum = _with_column(strata(shares, run.split.strata), images, run)
@@ -119,17 +119,17 @@ def _split(run: Run) -> int:
         "cluster": np.where(split.cluster >= 0, split.cluster.astype(str), ""),
         "stratum": stratum,
         "fold": fold,
-        "use": uses_of(found, images["image_id"]),
+        "use": uses_of(findings, images["image_id"]),
     })  # fmt: skip
-    with freshness.writing_editable(run.folds_file) as temporary:
+    with editable.writing_editable(run.folds_file) as temporary:
         folds.to_csv(temporary, index=False)
     return seed
 
 
-def _material(run: Run, images: pd.DataFrame, found: pd.DataFrame) -> Split:
+def _material(run: Run, images: pd.DataFrame, findings: pd.DataFrame) -> Split:
     """Returns the properties of the training images; the fold is 0 for all of them."""
     group = _together(run, images)
-    cluster = audit.clusters_of(images["image_id"], found)
+    cluster = audit.clusters_of(images["image_id"], findings)
     return Split(
         image_ids=images["image_id"].to_numpy(object),
         fold=np.zeros(len(images), np.int64),
@@ -201,9 +201,9 @@ def best_balanced(
     overall = audit.whole(split.areas, split.sizes, classes)
     for seed in track(range(settings.seed, settings.seed + settings.seeds), "seeds", settings.seeds):
         fold = assign(stratum, units, settings.folds, seed)
-        found = audit.deviations(audit.balance(fold, split.areas, split.sizes, classes), overall)
+        deviations = audit.deviations(audit.balance(fold, split.areas, split.sizes, classes), overall)
         # a class in a single image is unbalanced with every seed; then the next largest deviation decides
-        rank = [min(deviation.value, 1.0) for deviation in found]
+        rank = [min(deviation.value, 1.0) for deviation in deviations]
         if best is None or rank < best[0]:
             best = rank, fold, seed
         if rank[0] < ALIKE:
@@ -281,19 +281,19 @@ def _coarse_enough(stratum: np.ndarray, folds: int) -> np.ndarray:
 def _audit(run: Run, seed: int | None) -> None:
     """Writes the audit of the folds file and prints it. `seed` is the seed that the file was made with; None for a
     user's own file."""
-    folds, found = read_folds(run), read_outliers(run)
+    folds, findings = read_folds(run), read_outliers(run)
     everything = table.read_table(run.table)
     train = (everything["subset"] == "train").to_numpy()
-    split = replace(_material(run, everything[train], found), fold=folds["fold"].to_numpy())
-    pairs = _leaking(run, split, train, found) if run.competition.clean.duplicates.search else None
+    split = replace(_material(run, everything[train], findings), fold=folds["fold"].to_numpy())
+    pairs = _leaking(run, split, train, findings) if run.competition.clean.duplicates.search else None
     report = audit.audit(split, folds["use"].to_numpy(), run.competition.foreground, pairs)
     report["warnings"] += _unused(run, len(report["folds"]))
     write_json(run.audit, {"seed": seed, "method": None if seed is None else run.split.method, **report})
     _print(run, read_audit(run))
 
 
-def _leaking(run: Run, split: Split, train: np.ndarray, found: pd.DataFrame) -> Pairs:
-    broken = np.isin(split.image_ids, found["image_id"][found["reason"] == "broken"])
+def _leaking(run: Run, split: Split, train: np.ndarray, findings: pd.DataFrame) -> Pairs:
+    broken = np.isin(split.image_ids, findings["image_id"][findings["reason"] == "broken"])
     histograms, thumbnails = (read_array(path)[train] for path in (run.histograms, run.thumbnails))
     with counting("near-duplicates") as show:
         return audit.leaking_pairs(split.fold, histograms, thumbnails, broken, run.competition.clean.duplicates, show)

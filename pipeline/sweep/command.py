@@ -252,8 +252,8 @@ def _decode(run: Run, prepared: set[Path]) -> None:
 def _print_start(job: _Sweep) -> None:
     done = len(job.trials.all())
     resumed = f"; {done} of them were started before" if done else ""
-    what = f"{job.wanted} trials of {', '.join(job.space)} on {len(job.folds)} fold{'s' if len(job.folds) > 1 else ''}"
-    say(f"{job.name}: {what}{resumed}; → {shown(job.database.parent)}/")
+    plan = f"{job.wanted} trials of {', '.join(job.space)} on {len(job.folds)} fold{'s' if len(job.folds) > 1 else ''}"
+    say(f"{job.name}: {plan}{resumed}; → {shown(job.database.parent)}/")
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ FEWEST_UNITS = 4
 
 @dataclass(frozen=True)
 class Optimism:
-    """What choosing the best of several trials adds to its score."""
+    """The optimism of the best trial's score from choosing it among several trials."""
 
     winner: float
     """The best trial's score on all units."""

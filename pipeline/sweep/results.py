@@ -222,7 +222,7 @@ def sentences(found: Found) -> list[str]:
         needed = f"two folds, or of one fold {optimism.FEWEST_UNITS} groups and a score that is a mean over them"
         return [*lines, f"how optimistic the choice among {len(complete)} trials is, is not known: that needs {needed}"]
     where = "on other folds" if found.optimism.how == "folds" else "on other images of the same fold"
-    text = f"chosen {where}, it is worth {found.worth:.4f}: the choice among {len(complete)} trials is too optimistic"
+    text = f"chosen {where}, it scores {found.worth:.4f}: the choice among {len(complete)} trials is too optimistic"
     text += f" by {max(0.0, found.optimism.value):.4f}"
     if found.optimism.value < 0:
         text += f" (the estimate is {found.optimism.value:.4f}, which is noise)"

@@ -39,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 raise PipelineError(f"{shown(Path(path))} could not be written: {first_line(error)}.") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Returns a checkpoint; raises as read_checkpoint does."""
+        """Returns a checkpoint; see read_checkpoint."""
         return read_checkpoint(Path(path), map_location or "cpu")
 
 

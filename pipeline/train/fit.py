@@ -209,16 +209,16 @@ def _start(network: Any, path: Path) -> None:
     Raises:
         PipelineError: the weights belong to another network or to another normalisation.
     """
-    state, own = read_trained(path), network.state_dict()
-    if "mean" in state and "mean" not in own:
+    state, initial = read_trained(path), network.state_dict()
+    if "mean" in state and "mean" not in initial:
         raise PipelineError(
             f"train.start_from: {shown(path)} contains its own mean and deviation, but image.normalize is "
             f"{network.normalize}: set image.normalize=encoder, which uses them."
         )
     if network.normalize == "encoder" and "mean" not in state:
         pixels = read_training(path.with_name("fold.json"), Weights).get("pixels", {})
-        known = {name: torch.tensor(pixels[name]).view_as(own[name]) for name in ("mean", "std") if name in pixels}
-        state |= {name: known.get(name, own[name]) for name in ("mean", "std")}
+        known = {name: torch.tensor(pixels[name]).view_as(initial[name]) for name in ("mean", "std") if name in pixels}
+        state |= {name: known.get(name, initial[name]) for name in ("mean", "std")}
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

@@ -44,7 +44,8 @@ def check(run: Run) -> None:
     WeightedLoss(recipe.loss, competition.kind, recipe.model.presence, recipe.model.instances)
     if recipe.loss.learn_ignored_class and competition.ignored is None:
         raise PipelineError(
-            f"loss.learn_ignored_class is true, and competition {competition.name} has no `ignore_class`: leave it out."
+            f"loss.learn_ignored_class is true, but competition {competition.name} has no `ignore_class`: remove the "
+            "setting."
         )
 
 

@@ -209,9 +209,9 @@ class SegmentationModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the loss and the metric over the whole fold, and keeps the counts of every image."""
         self.validating = False
-        mine = [batch._replace(loss=float(batch.loss)) for batch in self.held_out]
+        of_device = [batch._replace(loss=float(batch.loss)) for batch in self.held_out]
         self.held_out.clear()
-        batches = in_turn(mine, self.share)
+        batches = in_turn(of_device, self.share)
         measured = from_first(None if batches is None else self._measured(batches), self.share)
         self.log_dict({f"valid/{name}": value for name, value in measured.items()})
 
@@ -274,7 +274,7 @@ class SegmentationModule(LightningModule):
         return batch._replace(pixels=pixels, masks=batch.masks[..., ::2, ::2])
 
     def _without_never(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (N, C, H, W) of which no class of predict.never is the largest."""
+        """Returns logits (N, C, H, W) in which the classes of predict.never are -inf, so that they are never chosen."""
         if not self.never:
             return logits
         return logits.index_fill(1, torch.tensor(self.never, device=logits.device), -torch.inf)
@@ -354,14 +354,15 @@ def _pooled_dice(counts: np.ndarray, competition: Any) -> float:
 
 
 def _iou(counts: np.ndarray, competition: Any) -> float:
-    """The mean over images of the IoU of counts (N, 3, C); that of all pixels of confusion matrices (N, C, C)."""
+    """Returns the mean IoU over images from counts (N, 3, C), or the IoU over all pixels from confusion matrices
+    (N, C, C)."""
     if competition.kind == "multiclass":
         return _pooled_iou(counts.sum(0), competition)
     return float(overlaps.iou(*counts.swapaxes(0, 1)).mean())
 
 
 def _pooled_iou(counts: np.ndarray, competition: Any) -> float:
-    """The mean over classes of the IoU of all pixels, from counts (3, C) or a confusion matrix (C, C)."""
+    """Returns the mean over classes of the IoU over all pixels, from counts (3, C) or a confusion matrix (C, C)."""
     if competition.kind == "multiclass":
         return float(overlaps.mean_iou(counts, competition.ignored))
     return float(overlaps.iou(*counts).mean())

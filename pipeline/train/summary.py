@@ -35,7 +35,7 @@ class _Example(LightningModule):
 def write_summary(run: Run, folders: Sequence[Path]) -> str:
     """Writes the layers of the recipe's network to model.txt in each of the folders, and returns one line about it.
 
-    Lightning's summary, and not the package torchinfo: it is installed anyway, and torchinfo's last release is of
+    Lightning's summary is used because Lightning is installed anyway; the last release of the package torchinfo is of
     May 2023.
     """
     dtype = read_array(run.pixels / "train_images.npy").dtype

@@ -5,8 +5,8 @@ slope and an intercept of the logit (Platt 1999) bring them to a common scale. T
 images *that have the class*, with the same weight for every image. Whether the class is present at all is decided
 separately, from more than single pixels.
 
-The fit of a fold is shrunk towards that of all folds together, the more the fewer groups it is based on (empirical
-Bayes; DerSimonian & Laird 1986 for the variance between folds).
+The fit of a fold is shrunk towards that of all folds together, the more the less certain it is over its groups
+(empirical Bayes; DerSimonian & Laird 1986 for the variance between folds).
 """
 
 from collections.abc import Sequence

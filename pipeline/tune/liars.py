@@ -170,9 +170,8 @@ def permutation(groups: np.ndarray, seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, len(groups)])
     names, number = np.unique(groups, return_inverse=True)
     largest = int(np.bincount(number).max())
-    order = np.lexsort(
-        (rng.random(len(groups)), rng.permutation(len(names))[number])
-    )  # by group, the groups in random order
+    # sorted by group, with the groups and the images of each group in random order
+    order = np.lexsort((rng.random(len(groups)), rng.permutation(len(names))[number]))
     last = len(groups) - largest
     # a shift by at least the size of the largest group, in both directions, leaves every group
     step = int(rng.integers(largest, last + 1)) if largest <= last else max(1, len(groups) // 2)

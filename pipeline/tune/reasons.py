@@ -26,11 +26,11 @@ MORE = 10
 FEW_GROUPS = 8
 """The number of groups below which intervals are unreliable."""
 SHIFT = 2.0
-"""The difference of the shift of a fold's logits from the other folds that counts as another scale."""
+"""If the shift of a fold's logits differs from that of the other folds by more, the fold has another scale."""
 STEEP = 2.0
-"""The ratio of the slope of a fold to the other folds that counts as another scale,"""
+"""If the slope of a fold and that of the other folds differ by at least this factor, the fold has another scale."""
 SURE = 4.0
-"""if the difference of their logarithms is also this many standard errors."""
+"""The number of standard errors by which the logarithms of the two slopes must differ as well."""
 
 
 def of(findings: Findings) -> list[Reason]:
@@ -77,9 +77,8 @@ def _constant(findings: Findings) -> list[Reason]:
     trains = findings.run.recipe.trains
     command = longer(findings.run, max(MORE, 2 * findings.run.recipe.train.epochs)) if trains else findings.pictures
     few = findings.held.images.iloc[findings.counted]["group"].nunique() < FEWEST_GROUPS
-    level: Level = (
-        "stop" if clearly or (worse and not few) else "check"
-    )  # the mean mask of few groups is nearly their own
+    # the mean mask of few groups is nearly their own mask
+    level: Level = "stop" if clearly or (worse and not few) else "check"
     return [Reason(level, "no better than a constant", text, command)]
 
 
@@ -244,9 +243,7 @@ def _few_groups(findings: Findings) -> list[Reason]:
     text = f"There {'are' if number > 1 else 'is'} only {number} group{'s' if number > 1 else ''} of held-out images: "
     text += "the intervals say little about images of other groups"
     if number < FEWEST_GROUPS:
-        text += (
-            ", and because none can be left out, choices were judged on images of the same groups, too optimistically"
-        )
+        text += ", and none can be left out, so choices were judged on images of the same groups, too optimistically"
     return [Reason("note", "few groups", f"{text}.")]
 
 

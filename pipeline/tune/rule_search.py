@@ -199,9 +199,7 @@ class RuleSearch:
         """Returns the rule with the best lower limit for the presence head's probability, together with area and
         threshold. Of equal ones, the lowest probability is taken, then the smallest area."""
         features = features_at(self.evidence, self.index, rule.threshold)[rows]
-        passed = np.stack(
-            [Presence(cut=float(cut)).keeps(features) for cut in CUTS]
-        )  # the same comparison as in a rule
+        passed = np.stack([Presence(cut=float(cut)).keeps(features) for cut in CUTS])  # compares as a rule does
         reached = passed.sum(0)  # the j-th cut keeps a mask if more than j cuts are passed
         areas = self.areas(rows)
 

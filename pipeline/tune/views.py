@@ -1,7 +1,7 @@
 """Measures the gain of test-time augmentation on the held-out images, before it costs time on the test images.
 
-Every held-out image is scored at native size, plain and as the mean over the views, each at its own best threshold.
-Averaged probabilities are less confident, so a fixed threshold of 0.5 would put them at a disadvantage.
+Every held-out image is scored at native size, plain and as the mean over the views. Each of the two has its own best
+threshold. Averaged probabilities are less confident, so a fixed threshold of 0.5 would put them at a disadvantage.
 """
 
 from collections.abc import Sequence

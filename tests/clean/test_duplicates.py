@@ -338,7 +338,7 @@ def test_pairs_at_distance_0_hold_a_cluster_together() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 4])
-def test_without_pairs_every_row_stands_alone(count: int) -> None:
+def test_without_pairs_every_row_is_a_separate_cluster(count: int) -> None:
     nothing = pairs_of([])
     assert connected_groups(count, nothing.left, nothing.right).tolist() == list(range(count))
     assert forest(count, nothing).tolist() == []

@@ -127,7 +127,7 @@ def test_too_many_rows_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = tmp_path / "table.parquet"
     pd.DataFrame({"id": list("abcd")}).to_parquet(path)
     for one in (path, written(tmp_path, "id,rle\n" + ",\n" * 4)):
-        assert "it has more than 3 rows, the most that are read." in fault(one)
+        assert "it has more than 3 rows; at most that many are read." in fault(one)
     assert len(read_csv(written(tmp_path, "id,rle\n" + ",\n" * 3))) == 3
 
 

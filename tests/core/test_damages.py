@@ -183,7 +183,7 @@ def test_a_failure_names_an_input_that_changed_unseen(run: Run, monkeypatch: pyt
         driver.run_stage(run, "tune", force=True)
 
 
-def test_an_edited_list_is_used_and_said(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edited_list_is_used_and_mentioned(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     lines = run.outliers.read_text() + "a03,broken,0.0,,drop,by hand\n"
     run.outliers.write_text(lines)
     driver.run_stage(run, "clean")

@@ -40,5 +40,5 @@ def test_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_without_time_ends_with_its_own_exit_code(tiny: Tiny) -> None:
     done = tiny.cli("run", tiny.recipe_path, "--to", "clean", "--time", "0.001s")
     assert done.returncode == 4
-    said = "decode was not started: the time of --time is up. What is finished is kept: the same command continues from"
+    said = "decode was not started: the time of --time is up. Finished work is kept: the same command continues from"
     assert done.stderr.endswith(f"{said} there.\n")

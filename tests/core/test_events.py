@@ -43,7 +43,7 @@ def test_events_of_worker_processes_arrive_among_their_text(
     assert json.loads(out)["epochs"] == 2 and err == "[red] is text\n"
 
 
-def test_nothing_is_said_where_nobody_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_event_is_written_without_json(capsys: pytest.CaptureFixture[str]) -> None:
     events.emit(EPOCH)
     assert capsys.readouterr().out == ""
 

@@ -86,7 +86,7 @@ def test_missing_output(step: Step) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "resul", "resulT"])
-def test_an_output_that_is_not_what_the_step_wrote(step: Step, text: str) -> None:
+def test_an_output_that_differs_from_what_the_step_wrote(step: Step, text: str) -> None:
     step.outputs[0].write_text(text)
     later(step.outputs[0])
     assert stale(step) == [Reason("damaged", "out.npy is not what tune wrote")]
@@ -150,7 +150,7 @@ def test_files_behind_a_link_count(step: Step, root: Path) -> None:
     assert stale(step) == [Reason("input", "raw/linked/3.png changed")]
 
 
-def test_changed_settings_say_from_what_to_what(step: Step) -> None:
+def test_a_reason_names_the_old_and_the_new_value_of_a_setting(step: Step) -> None:
     settings = {"train": {"epochs": 5, "folds": (0, 1)}, "augment": [], "new": True, "metric": "dice"}
     other = changed(step, settings=settings)
     assert {reason.kind for reason in stale(other)} == {"settings"}
@@ -535,8 +535,8 @@ def test_an_input_that_changes_while_a_stage_works_is_noticed(fake: Fake, root: 
     assert not any(state.reasons for state in driver.states(run, "clean"))
 
 
-def test_half_of_new_outputs_are_not_what_the_old_manifest_says(fake: Fake, root: Path) -> None:
-    """Settings are tried, the stage is killed when its output is in place, and the settings are put back."""
+def test_half_written_outputs_do_not_match_the_old_manifest(fake: Fake, root: Path) -> None:
+    """An input is changed, the stage is killed when its output is in place, and the input is restored."""
     run, execute = open_run("sample"), fake.execute
     driver.run_stage(run, "clean")
     (root / "a.in").write_text("tried")

@@ -72,7 +72,7 @@ def test_networks_have_the_size_that_the_reports_describe(name: str) -> None:
     assert models.parameter_count(network) == PARAMETERS[name]
 
 
-def test_a_recipe_takes_from_its_base_what_it_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_inherits_missing_settings_from_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
     for name, text in {
         "one/first": "competition: ../mine.yaml\ntakes: 5 min\ntrain: {epochs: 3, learning_rate: 0.5}\n"

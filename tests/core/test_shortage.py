@@ -37,7 +37,7 @@ MEMORY = [
 
 
 @pytest.mark.parametrize("error", MEMORY, ids=lambda error: type(error).__name__)
-def test_memory_whoever_asks_for_it(error: Exception) -> None:
+def test_lack_of_memory_is_recognised_for_every_library(error: Exception) -> None:
     assert out_of_memory(error)
     assert sentence(error, "tune", "lower x").startswith(
         "memory ran out during tune: lower x. What is finished is kept"
@@ -88,7 +88,7 @@ def test_memory_runs_out_in_every_stage(stage: str, tiny: Tiny, monkeypatch: pyt
         driver.run_stage(open_run(str(tiny.recipe_path)), stage)
 
 
-def test_a_worker_that_was_killed_says_what_to_lower() -> None:
+def test_the_error_of_a_killed_worker_names_the_settings_to_lower() -> None:
     said = sentence(WorkerKilled("fold 1: its process ended with code -9"), "train", "set a smaller train.batch_size")
     assert said == (
         "fold 1: its process ended with code -9; set a smaller train.batch_size. The same command continues from what "
@@ -172,7 +172,7 @@ def test_decode_asks_for_all_of_its_arrays_at_once(tiny: Tiny, monkeypatch: pyte
     assert asked == [sum(np.load(path).nbytes for path in arrays)]
 
 
-def test_too_little_room_is_said_before_work_begins(tmp_path: Path) -> None:
+def test_too_little_disk_space_is_reported_before_work_starts(tmp_path: Path) -> None:
     with pytest.raises(
         PipelineError, match="all arrays take 8589934592.0 GiB, and the disk of .* free: free some space, or set a "
     ):
@@ -215,11 +215,9 @@ def test_room_that_a_file_will_grow_to(tmp_path: Path) -> None:
         assert os.fstat(file.fileno()).st_size == 0
 
 
-def test_a_limit_on_address_space_is_said_before_a_stage_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_on_address_space_is_reported_before_a_stage_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     require_address_space("train")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (used + 2**20, -1))
-    with pytest.raises(
-        PipelineError, match=r"train may take [01] MiB of memory more, .* \(ulimit -v\), and needs 64 MiB"
-    ):
+    with pytest.raises(PipelineError, match=r"train needs at least 64 MiB of memory, .* \(ulimit -v\) leaves [01] MiB"):
         require_address_space("train")

@@ -32,7 +32,7 @@ def put(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data))
 
 
-def test_the_gravest_reason_decides_and_stands_first() -> None:
+def test_the_most_serious_reason_decides_and_comes_first() -> None:
     assert judged().verdict == judged(reason("note")).verdict == "fine"
     found = judged(reason("note", 1), reason("check", 2), reason("check", 3))
     assert found.verdict == "check first" and [one.kind for one in found.reasons] == ["kind 2", "kind 3", "kind 1"]
@@ -53,7 +53,7 @@ def test_reasons_on_a_console() -> None:
     assert many[5:] == ["  note  Sentence 5.", "        2 more in the page"]
 
 
-def test_an_upload_is_next_only_where_it_is_worth_one(run: Run) -> None:
+def test_an_upload_is_suggested_only_if_the_verdict_allows_it(run: Run) -> None:
     note, check, stop = reason("note", 0, "read it"), reason("check", 1, "look well"), reason("stop", 2, "train on")
     silent = reason("check", 3)
     page = "look at work/tiny/small/report.html"

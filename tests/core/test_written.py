@@ -117,7 +117,7 @@ def test_what_is_of_another_type_or_of_other_classes(run: Run) -> None:
     assert "(it has the classes other, and the competition has thing)" in refused(run, written.RESULT | other)
 
 
-def test_a_damaged_record_is_none(run: Run) -> None:
+def test_a_damaged_record_counts_as_missing(run: Run) -> None:
     for content in ("", "[]", "{}", json.dumps({"postprocess": written.RESULT, "reasons": [1]})):
         put(run.record, content)
         found = judge(run)
@@ -143,7 +143,7 @@ def test_epochs_of_a_damaged_history(tmp_path: Path, content: str) -> None:
     assert epochs_of(tmp_path / "none.json") == [] and len(history_of(tmp_path / "none.json")) == 0
 
 
-def test_a_history_has_numbers_alone(tmp_path: Path) -> None:
+def test_a_history_may_hold_only_numbers(tmp_path: Path) -> None:
     rows = [("0", 1.5, ""), ("x", 2, ""), (1, "y", "empty")]
     table = [dict(zip(("epoch", "valid/loss", "collapsed"), row, strict=True)) for row in rows]
     put(tmp_path / "history.json", json.dumps(table))

@@ -88,7 +88,7 @@ def test_test_image_missing_or_unlisted(tiny: Tiny) -> None:
     assert MEND not in message
 
 
-def test_an_id_in_both_subsets_stands_for_two_images(tiny: Tiny) -> None:
+def test_an_id_in_both_subsets_may_belong_to_two_images(tiny: Tiny) -> None:
     """Folder-numbered data sets have the same names in train/ and test/."""
     (tiny.input / "train" / "t3.tif").write_bytes(encoded(tiny.images["t3"][:30]))
     tiny.rows.append({**tiny.rows[1], "id": "t3", "mask": "31 5"})
@@ -187,7 +187,7 @@ def test_truncated_png_and_jpeg(tiny: Tiny, suffix: str, share: float) -> None:
     assert faults(tiny.fails()) == [f"train/a07.{suffix}: cannot be read whole, it is damaged or truncated"]
 
 
-def test_tiff_with_axes_of_one_and_plane_by_plane(tmp_path: Path) -> None:
+def test_a_tiff_with_axes_of_length_1_stored_plane_by_plane(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     planes = image.transpose(2, 0, 1)
     tifffile.imwrite(tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate")
@@ -547,8 +547,8 @@ def test_own_folds_are_kept_and_used(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"b1": 0}, "does not fit the images; ids of no training image: b1. Correct it"),
-        ({"a02": None}, "does not fit the images; training images without a row: a02. Correct it"),
+        ({"b1": 0}, "does not fit the images; ids of no training image: b1. Correct the file"),
+        ({"a02": None}, "does not fit the images; training images without a row: a02. Correct the file"),
         ({"a03": "two"}, "row 4: fold is 'two'; expected 0, 1, 2, …"),
         ({"a03": "-1"}, "row 4: fold is '-1'; expected 0, 1, 2, …"),
         ({"a03": "1.5"}, "row 4: fold is '1.5'; expected 0, 1, 2, …"),
@@ -752,7 +752,7 @@ def test_assignment_with_a_fault(tiny: Tiny, assignment: str, words: str) -> Non
     assert words in str(caught.value)
 
 
-def test_assignment_lies_over_quick(tiny: Tiny) -> None:
+def test_an_assignment_overrides_quick(tiny: Tiny) -> None:
     tiny.recipe |= {"train": {"epochs": 9, "batch_size": 4}, "quick": {"train": {"epochs": 2}}}
     tiny.save()
     path = str(tiny.recipe_path)

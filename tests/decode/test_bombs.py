@@ -52,7 +52,7 @@ def test_other_images_are_judged_by_their_head(suffix: str, tmp_path: Path, no_d
 
 
 @pytest.mark.parametrize("shape", [(10**6, 10**6), (-1, 4), (4, -4), (2**62, 2**62)])
-def test_arrays_hold_what_their_head_says(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_arrays_must_be_as_large_as_their_header_states(shape: tuple[int, ...], tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(malicious.npy_of(shape))
     (tmp_path / "x.npz").write_bytes(malicious.npz_of(shape))
     for name in ("x.npy", "x.npz"):

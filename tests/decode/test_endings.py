@@ -179,7 +179,7 @@ def test_a_second_mask_of_an_image_is_counted(raw: Raw) -> None:
     assert any("1 image file is not used (1 .bmp; for instance masks/4.bmp)" in one for one in raw.listing().remarks)
 
 
-def test_images_that_share_a_mask_are_said(raw: Raw) -> None:
+def test_images_that_share_a_mask_are_reported(raw: Raw) -> None:
     raw.settings["train"] = {"images": "train/{id}", "masks": "masks/{stem}.png"}
     save(raw.folder / "train/3.bmp", picture(3))
     assert any(

@@ -53,7 +53,7 @@ def test_a_further_table_of_other_images(tiny: Tiny) -> None:
     assert tiny.fails().endswith(": correct the values, or `table`.")
 
 
-def test_images_without_a_row_are_told(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_without_a_row_are_reported(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     pd.DataFrame({"id": list(tiny.masks)[2:], "site": "s"}).to_csv(tiny.input / "sites.csv", index=False)
     tiny.settings["train"]["table"] = "sites.csv"
     tiny.save()

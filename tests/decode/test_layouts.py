@@ -59,7 +59,7 @@ def use_images_of_masks(tiny: Tiny, pictures: dict[str, np.ndarray], pattern: st
 
 
 @pytest.mark.parametrize("two_columns", [False, True])
-def test_a_row_an_image_and_class(tiny: Tiny, two_columns: bool) -> None:
+def test_one_row_per_image_and_class(tiny: Tiny, two_columns: bool) -> None:
     planes = planes_of(tiny)
     rows = [
         {"image": name, "class": str(number + 1), "key": f"{name}_{number + 1}", "mask": rle.encode(mask)}
@@ -87,7 +87,7 @@ def test_a_row_an_image_and_class(tiny: Tiny, two_columns: bool) -> None:
         ("{id}_{label}", "a", (None, None)),
     ],
 )
-def test_labels_may_hold_what_parts_them_from_the_id(pattern: str, text: str, key: tuple[str, str]) -> None:
+def test_labels_may_contain_the_separator_from_the_id(pattern: str, text: str, key: tuple[str, str]) -> None:
     frame = pd.DataFrame({"key": [text]})
     assert list(keys_of(frame, Columns(id="key", pattern=pattern), ["rock", "big_rock"])) == [key]
 
@@ -107,7 +107,7 @@ def test_an_id_that_does_not_fit_the_pattern(tiny: Tiny) -> None:
     tiny.settings |= {"classes": CLASSES, "columns": {"id": "id", "pattern": "{id}_{label}", "rle": "mask"}}
     tiny.settings |= {"sample_submission": None}
     tiny.save()
-    assert "train.csv row 2: id 'a01' does not fit the pattern {id}_{label}" in tiny.fails()
+    assert "train.csv row 2: id 'a01' does not match the pattern {id}_{label}" in tiny.fails()
 
 
 def test_rows_absent_for_empty_masks(tiny: Tiny) -> None:
@@ -145,7 +145,7 @@ def test_ids_with_extensions(tiny: Tiny) -> None:
     assert_masks(decoded(tiny), {f"{name}.tif": mask[None] for name, mask in tiny.masks.items()})
 
 
-def test_a_folder_an_image(tiny: Tiny) -> None:
+def test_one_folder_per_image(tiny: Tiny) -> None:
     for name in TRAIN_IDS:
         folder = tiny.input / "train" / name / "images"
         folder.mkdir(parents=True)

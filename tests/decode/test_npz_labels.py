@@ -320,7 +320,7 @@ def test_download_of_other_competitions(npz: Npz) -> None:
     with pytest.raises(PipelineError, match=r"put the files of Plains into "):
         download(competition, npz.folder)
     npz.settings["kaggle"] = "plains-2024"
-    with pytest.raises(PipelineError, match="is not empty; nothing was downloaded"):
+    with pytest.raises(PipelineError, match="is not empty, so nothing was downloaded"):
         download(npz.competition(), npz.folder)
 
 

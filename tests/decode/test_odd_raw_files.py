@@ -47,19 +47,19 @@ def test_new_on_class_maps_that_are_none(tmp_path: Path, label: float, holds: st
     training[:, 1, :2] = label
     np.savez(tmp_path / "maps.npz", training_set=training, test_set=training[:, 0])
     with pytest.raises(
-        PipelineError, match=f"maps.npz: training_set.*, the class maps, holds {holds}; expected at most 256"
+        PipelineError, match=f"maps.npz: the class maps training_set.* contain {holds}; expected at most 256"
     ):
         look(tmp_path, "maps")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00\x08\x00{'descr'", b"PK\x03\x04"])
-def test_an_external_array_that_is_none(tmp_path: Path, content: bytes) -> None:
+def test_an_external_array_file_that_holds_no_array(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "oof.npy").write_bytes(content)
     with pytest.raises(PipelineError, match="oof.npy is not a .npy file that can be memory-mapped"):
         external_arrays.open_array(tmp_path / "oof.npy")
 
 
-def test_a_png_whose_part_says_two_gigabytes(tmp_path: Path) -> None:
+def test_a_png_with_a_chunk_that_states_two_gigabytes(tmp_path: Path) -> None:
     data = bytearray(encoded(np.zeros((24, 20), np.uint16), "png"))
     place = data.index(b"IDAT") - 4
     data[place : place + 4] = (2**31 - 20).to_bytes(4, "big")

@@ -356,7 +356,7 @@ def test_download(pets: Pets, source: Source, before: str) -> None:
 def test_download_keeps_what_is_there(pets: Pets, source: Source) -> None:
     pets.folder.mkdir()
     (pets.folder / "mine.txt").write_text("mine")
-    assert refused(pets).startswith(f"{pets.folder} is not empty; nothing was downloaded")
+    assert refused(pets).startswith(f"{pets.folder} is not empty, so nothing was downloaded")
     assert left(pets) == ["pets", "pets/mine.txt"]
 
 
@@ -373,7 +373,7 @@ def test_download_that_fails_leaves_nothing(pets: Pets, source: Source, damage: 
         source.announce()
     message = refused(pets)
     assert message.startswith("Pets could not be downloaded (")
-    assert "try again with a network, or put the files there by hand" in message
+    assert "check the network and try again, or get the two archives" in message
     assert str(pets.folder) in message
     assert left(pets) == []
 

@@ -62,7 +62,9 @@ def test_few_bits_of_sixteen(raw: Raw, monkeypatch: pytest.MonkeyPatch, largest:
     assert raw.opened(raw.item("3")).max() == round(largest / own[1] * 65535)
 
 
-def test_fourteen_bits_are_said(raw: Raw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fourteen_bit_images_are_reported(
+    raw: Raw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     fill(raw, 16000)
     raw.decoded(monkeypatch)
     assert "set `value_range: [0, 16383]`" in " ".join(capsys.readouterr().err.split())
@@ -90,7 +92,7 @@ def test_other_numbers(raw: Raw, monkeypatch: pytest.MonkeyPatch, dtype: type, l
     assert np.abs(pixels - wanted).max() <= (2**-11 if floats else 1)
 
 
-def test_values_outside_are_clipped_and_said(
+def test_values_outside_are_clipped_and_reported(
     raw: Raw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(raw, 1020)
@@ -150,7 +152,7 @@ def test_test_images_of_fewer_bits(raw: Raw, monkeypatch: pytest.MonkeyPatch) ->
         raw.decoded(monkeypatch)
 
 
-def test_some_images_of_fewer_bits_are_said(
+def test_some_images_with_fewer_bits_are_reported(
     raw: Raw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(raw, 60000)

@@ -181,7 +181,7 @@ def test_missing_further_and_damaged_members(tmp_path: Path) -> None:
     ]
     with zipfile.ZipFile(tmp_path / "mine.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("t2_kelp.tif", mask_images.encoded("t2_kelp.tif", 1 - good["t2_kelp.tif"]))
-    assert submission.faults_of(tmp_path / "mine.zip", want) == ["t2_kelp.tif: is 2 times in the zip"]
+    assert submission.faults_of(tmp_path / "mine.zip", want) == ["t2_kelp.tif: occurs 2 times in the zip"]
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ def test_command_line(decoded: Tiny) -> None:
     assert done.stderr == "error: truth row 2: id x is not in the submission.\n"
 
 
-# --- several rows an image -------------------------------------------------------------------------------------------
+# --- several rows per image -----------------------------------------------------------------------------------------
 
 
 EMPTY = {"uniform_masks": "allow"}

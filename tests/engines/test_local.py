@@ -155,7 +155,7 @@ def test_when_one_fails_the_others_go_on() -> None:
 
 
 def test_a_training_that_fails(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    """By an error that is nobody's bad input: the others are trained, and it is trained when the cause is gone."""
+    """An unexpected error in one fold: the others are trained, and this fold is trained once the cause is gone."""
     run = prepare(tiny, {"train": {"parallel": 2, "folds": [0, 1], "epochs": 1}})
     damaged = run.fold_folder(0) / "last.ckpt"
     damaged.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Downloads from a stand-in for Kaggle: what arrives, what is refused, and what is said."""
+"""Downloads from a fake Kaggle: the files that arrive, the archives that are refused, and the messages."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""Datasets, kernels, sessions and trainings on a stand-in for Kaggle."""
+"""Datasets, kernels, sessions and trainings on a fake Kaggle."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Submitting to a stand-in for Kaggle: what is refused, what is asked, what is written down."""
+"""Submissions to a fake Kaggle: refusals, questions, and the log."""
 
 import json
 from collections.abc import Iterator

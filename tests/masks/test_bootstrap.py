@@ -68,7 +68,7 @@ def test_equal_seeds_give_equal_draws_and_others_do_not() -> None:
     assert not np.array_equal(drawn, bootstrap(counts, mean_score, groups, seed=1))
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_truth_at_its_nominal_rate() -> None:
     random, held, held_by_images = np.random.default_rng(3), [], []
     for _ in range(300):
         scores, groups = clustered(random)
@@ -133,7 +133,7 @@ def epochs(random: np.random.Generator, means: np.ndarray, images: int) -> np.nd
 
 
 @pytest.mark.parametrize("means", [np.full(10, 0.8), 0.8 - 0.5 * np.exp(-np.arange(20))], ids=["flat", "plateau"])
-def test_optimism_is_what_the_choice_gains(means: np.ndarray) -> None:
+def test_the_optimism_is_the_gain_from_choosing_the_epoch(means: np.ndarray) -> None:
     random, true, said = np.random.default_rng(9), [], []
     for _ in range(150):
         counts = epochs(random, means, 80)
@@ -193,7 +193,7 @@ def test_shares_that_need_images_which_are_not_there() -> None:
     assert shares_of_empty(scores, np.array([True, True]), [0.0, 0.3, 1.0]) == [(0.0, None), (0.3, None), (1.0, 0.5)]
 
 
-def test_one_group_says_nothing_of_a_gain() -> None:
+def test_a_single_group_gives_no_confidence_in_a_gain() -> None:
     before, after = mean_counts(np.array([0.5, 0.6])), mean_counts(np.array([0.6, 0.6]))
     assert gain(before, after, mean_score, np.array(["a", "a"])).confidence == 0.5
     assert gain(before, after, mean_score, np.array(["a", "b"])).confidence > 0.7

@@ -104,7 +104,7 @@ def test_presence_cuts(head: float, cut: float, stays: bool) -> None:
     assert [mask.any() for mask in masks] == [stays, True]
 
 
-def test_without_a_head_it_says_a_half() -> None:
+def test_without_a_presence_head_the_probability_is_a_half() -> None:
     probability = np.full((1, 4, 4), 255, np.uint8)
     for cut, stays in ((0.4, True), (0.6, False)):
         assert decide(probability, Rules((Rule(presence=Presence(cut=cut)),))).any() == stays
@@ -210,8 +210,8 @@ def test_biases_come_back_from_json(bias: list[float], never: set[int]) -> None:
 # --- the mean of several models --------------------------------------------------------------------------------------
 
 
-def test_each_model_says_whether_a_class_is_there() -> None:
-    """A mean of models is less sure of itself than any: a mask that each of them would keep must stay."""
+def test_the_presence_of_a_class_is_computed_per_model() -> None:
+    """A mean of models has less extreme probabilities than each of them. A mask that each model would keep is kept."""
     rule = Rule(100, presence=Presence(Linear(highest=40.0, intercept=-28.0), cut=0.5))  # from 0.7 on
     left, right = np.zeros((2, 1, 8, 8), np.uint8)
     left[0, 2:4, 2:4] = right[0, 3:5, 2:4] = 200
@@ -287,8 +287,8 @@ def test_models_are_averaged_after_each_was_calibrated() -> None:
     assert any((one != other).any() for one, other in found)  # which fold a model is of, matters
 
 
-def test_presence_and_area_go_by_what_a_half_draws() -> None:
-    """What empties a mask looks at the threshold of 0.5, whatever the calibration makes of the probabilities."""
+def test_presence_and_area_are_computed_at_threshold_one_half() -> None:
+    """The rules that empty a mask use the threshold 0.5, regardless of the calibration."""
     plane = np.array([[[200, 130, 100, 60, 1, 1]]], np.uint8)
     generous = Rank("dice", Calibration(1.0, 3.0), {})
     assert decide(plane, Rules((Rule(rank=generous),))).sum() == 4

@@ -323,7 +323,7 @@ def test_moves_must_gain(gain: float, expected: float) -> None:
     assert set(search(probability, true, score)) == {0.0, expected}
 
 
-def test_rounds_end_when_nothing_moves_or_when_told() -> None:
+def test_the_search_ends_when_nothing_changes_or_after_the_maximum_of_rounds() -> None:
     probability, true = noisy_pixels(0, 300, [0.5, 0.3, 0.2])
     visits: list[int] = []
 

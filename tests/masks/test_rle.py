@@ -139,7 +139,7 @@ def test_decode_undoes_encode_on_edge_cases(name: str, convention: Convention) -
 
 
 @pytest.mark.parametrize("convention", [each for each in CONVENTIONS if each.empty == "1 1"], ids=str)
-def test_one_mask_cannot_be_told_from_the_word_for_empty(convention: Convention) -> None:
+def test_one_mask_cannot_be_distinguished_from_the_text_for_empty(convention: Convention) -> None:
     mask = np.zeros((3, 4), np.uint8)
     lines = mask.T if convention.order == "column" else mask
     lines[0, 1 - convention.base] = 1

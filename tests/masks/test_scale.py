@@ -7,7 +7,7 @@ from pipeline.core.config.raw_layouts import load_competition
 from pipeline.masks.scale import BYTES, HALVES, Scale, scale_of
 
 
-def test_the_kind_says_the_scale() -> None:
+def test_the_kind_of_competition_determines_the_scale() -> None:
     assert scale_of(load_competition("tgs-salt")) is BYTES
     assert scale_of(load_competition("mars-terrain")) is HALVES
 

@@ -107,7 +107,7 @@ def test_the_rest_trains_and_evaluates_as_usual() -> None:
         ({"encoder": "tu-convnext_atto", "freeze_norm": True}, "encoder tu-convnext_atto has no BatchNorm"),
     ],
 )
-def test_what_cannot_be_frozen_is_said(settings: dict[str, Any], message: str) -> None:
+def test_freezing_an_unsuitable_encoder_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         made(**settings)
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_frozen_is_said(settings: dict[str, Any], message: str) -
         ),
     ],
 )
-def test_wrong_settings_are_said(settings: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         validate(Recipe, {"name": "one", "competition": "sample", **settings}, "recipe")
 

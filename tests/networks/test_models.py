@@ -234,7 +234,7 @@ def test_two_outputs_of_one_class(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ["Unet", "FPN", "DPT", "ConfigurableUnet"])
 @pytest.mark.parametrize("kind", ["element", "spatial"])
-def test_dropout_stands_in_front_of_the_head(architecture: str, kind: str) -> None:
+def test_dropout_comes_before_the_head(architecture: str, kind: str) -> None:
     encoder = "tu-vit_tiny_patch16_224" if architecture == "DPT" else "mobilenet_v2"
     settings: dict[str, Any] = {"architecture": architecture, "encoder": encoder}
     network, plain = made(dropout=0.5, dropout_kind=kind, **settings).network, made(**settings).network

@@ -228,7 +228,7 @@ def test_presence_is_the_maximum_over_tiles(size: tuple[int, int], overlap: floa
     assert (found.mask.shape, found.deep) == (pixels.shape, ())
 
 
-def test_each_tile_says_how_present_a_class_is() -> None:
+def test_the_presence_of_a_class_is_the_maximum_over_tiles() -> None:
     def mean(pixels: torch.Tensor) -> Output:
         return Output(pixels, pixels.mean((2, 3)))
 

@@ -120,7 +120,7 @@ def test_torchvision_files_of_other_names_compute_the_same(name: str, theirs: st
         ("tu-convnext_atto", "convnext_tiny", ""),
     ],
 )
-def test_another_eps_of_batchnorm_is_said(name: str, theirs: str, said: str) -> None:
+def test_another_eps_of_batchnorm_is_mentioned(name: str, theirs: str, said: str) -> None:
     with torch.device("meta"):
         state = getattr(torchvision.models, theirs)(weights=None).state_dict()
         remark = norm_remark(state, encoder_of(name))
@@ -136,7 +136,7 @@ def test_another_eps_of_batchnorm_is_said(name: str, theirs: str, said: str) -> 
         ("mobilenet_v2", "mobilenet_v2", ""),
     ],
 )
-def test_other_padding_is_said(name: str, theirs: str, said: str) -> None:
+def test_other_padding_is_mentioned(name: str, theirs: str, said: str) -> None:
     state = getattr(torchvision.models, theirs)(weights=None).state_dict()
     remark = padding_remark(state, encoder_of(name), name)
     assert re.search(said, remark) if said else not remark

@@ -349,7 +349,7 @@ def test_only_some_images_are_looked_at(root: Path, monkeypatch: pytest.MonkeyPa
     assert noted.startswith("noted       of 5 images looked at, 1 image is stored turned or mirrored")
     (wrong,) = [line for line in lines if line.startswith("wrong")]
     assert wrong.startswith("wrong       masks/x1.png: mask lies in the alpha channel")
-    assert wrong.endswith("save it as a grey image (and 3 like it among those looked at)")
+    assert wrong.endswith("save the mask as a grey image (and 3 like it among those looked at)")
 
 
 def test_beside_the_pipelines_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,8 +323,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_does_not_fit_is_said(decoded: Tiny, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence, and what an earlier import wrote stays."""
+def test_predictions_that_do_not_fit_are_refused(decoded: Tiny, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is one sentence, and the files of an earlier import are unchanged."""
     monkeypatch.setenv("PIPELINE_ROOT", str(decoded.root))
     monkeypatch.setenv("PIPELINE_INPUT", str(decoded.root / "input"))
     changes, words = FAULTS[fault]
@@ -339,7 +339,7 @@ def test_what_does_not_fit_is_said(decoded: Tiny, fault: str, monkeypatch: pytes
     assert after == before
 
 
-def test_a_test_array_that_does_not_fit_is_said_before_tune_works(ready: Tiny) -> None:
+def test_a_test_array_that_does_not_fit_is_refused_before_tune_runs(ready: Tiny) -> None:
     given: dict[str, Any] = {"oof": predictions(ready)[0], "oof_ids": TRAIN_IDS}
     given |= {"test": np.zeros((3, 20, 30), np.uint8), "test_ids": TEST_IDS[1:]}
     run = bring("mine", competition=str(ready.competition_path), **given)
@@ -492,7 +492,7 @@ def test_missing_folds_are_named_and_the_others_offered(ready: Tiny) -> None:
 
 def test_nothing_there_is_said_as_before(ready: Tiny) -> None:
     ready.run("decode", "clean", "split")
-    said = f"`python -m pipeline run {ready.recipe_path} --to tune` makes what comes before"
+    said = f"`python -m pipeline run {ready.recipe_path} --to tune` runs the stages that write it"
     assert said in ready.refused("tune")
 
 
@@ -531,7 +531,7 @@ def test_members_that_cannot_be_averaged(ready: Tiny) -> None:
             driver.states(ensemble(ready, **weights), "decode")
         return str(caught.value)
 
-    assert "ensemble is smal, and there is no work/tiny/smal" in said(small=1, smal=1)
+    assert "ensemble is smal, and work/tiny/smal does not exist" in said(small=1, smal=1)
     assert "Trained so far: short, small." in said(small=1, smal=1)
     assert "which has no out-of-fold predictions of fold 1: finish" in said(small=None, short=None)
     assert "or continue with --folds 0,2." in said(small=None, short=None)

@@ -66,7 +66,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
     np.testing.assert_allclose(presence, array(killed / files[1])[:, :, 0, 0] / 255, atol=1e-5)
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_earlier_files_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_ROOT", str(tmp_path))
     path, ids, begun = tmp_path / "test_fold_0.npy", [str(number) for number in range(8)], []
 
@@ -94,7 +94,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     assert begun == [0, 0, 4]  # it goes on where the disk was full
     assert (array(path) == 8).all()
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(PipelineError, match="probabilities of 8 images take .* make room"):
+    with pytest.raises(PipelineError, match="probabilities of 8 images take .* free some space"):
         write(9, "third")
     assert (array(path) == 8).all()
 

@@ -1,4 +1,4 @@
-"""What decisions make of outliers.csv, how they are undone, and that the next training goes by them."""
+"""Decisions change outliers.csv, can be undone, and are used by the next training."""
 
 import numpy as np
 import pandas as pd

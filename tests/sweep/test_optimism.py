@@ -1,4 +1,4 @@
-"""How much the best of several trials flatters itself, against simulated trials whose truth is known."""
+"""The optimism of the best of several trials, compared with simulated trials whose true scores are known."""
 
 import numpy as np
 import pytest

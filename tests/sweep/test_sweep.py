@@ -176,7 +176,7 @@ def test_what_is_said_of_the_winner(sweeper: Sweeper, stages: Stages, tiny: Tiny
     assert found.winner and found.optimism and found.optimism.how == "folds" and found.worth is not None
     text = " ".join(result.lines())
     assert f"winner {found.winner.score:.4f}, trial {found.winner.trial} (train.learning_rate=" in text
-    assert f"on other folds, it is worth {found.worth:.4f}: the choice among 4 trials is too optimistic by" in text
+    assert f"on other folds, it scores {found.worth:.4f}: the choice among 4 trials is too optimistic by" in text
     assert found.rows[-1].settings == {"train.learning_rate": "1e-4"}
     assert found.rows[-1].difference and found.rows[-1].difference < -0.05
     page = (result.folder / "sweep.html").read_text()

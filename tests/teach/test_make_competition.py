@@ -77,7 +77,7 @@ def test_the_metric_and_the_leaderboard_agree(tiny: Tiny) -> None:
     again = CliRunner().invoke(
         app, ["leaderboard", str(submissions), str(truth), "--competition", path, "--public", "0.3"]
     )
-    assert "the column Usage of" in str(again.exception) and "leave --public out" in str(again.exception)
+    assert "the column Usage of" in str(again.exception) and "omit --public" in str(again.exception)
     solution.assign(Usage=["Public"] * (len(solution) - 1) + ["Secret"]).to_csv(tiny.root / "odd.csv", index=False)
     wrong = CliRunner().invoke(
         app, ["leaderboard", str(submissions), str(tiny.root / "odd.csv"), "--competition", path]
@@ -260,7 +260,7 @@ def test_bad_input(tiny: Tiny) -> None:
     for name in ("nowhere/raw", "tinyy"):
         assert f"--from {name}: there is neither a folder nor a competition of this name" in refused(tiny, source=name)
     assert "nowhere.yaml does not exist" in refused(tiny, source="nowhere.yaml")
-    assert "--set goes with --from FOLDER" in refused(tiny, "--set", "metric=dice")
+    assert "--set can only be used with --from FOLDER" in refused(tiny, "--set", "metric=dice")
     assert "--metric hausdorff: metric.py can hold dice, iou" in refused(tiny, "--metric", "hausdorff")
     assert "--metric dise: there is no metric `dise`" in refused(tiny, "--metric", "dise")
     assert "--masks tiff: expected csv or png" in refused(tiny, "--masks", "tiff")

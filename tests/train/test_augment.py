@@ -94,7 +94,7 @@ def test_masks_never_blend(settings: dict[str, Any], planes: int, values: list[f
     assert changed > 0 or "CoarseDropout" in settings
 
 
-def test_masks_lose_pixels_on_request_alone() -> None:
+def test_masks_lose_pixels_only_on_request() -> None:
     image, masks = picture(32, 32)
     full = np.ones_like(masks)
     holes = Augmentation([{"CoarseDropout": HOLES}])

@@ -78,7 +78,7 @@ def test_two_processes_train_as_one_and_go_on_after_one_was_killed(
 
     with monkeypatch.context() as patched:
         patched.setattr(SegmentationModule, "on_train_epoch_start", dies)
-        with pytest.raises(PipelineError, match=r"device 2 of 2 ended with code -9 .*the same command resumes"):
+        with pytest.raises(PipelineError, match=r"device 2 of 2 ended with code -9 .*The same command continues"):
             train(shared)
     assert not multiprocessing.active_children()
     assert len(pd.read_csv(shared.fold_folder(0) / "history.csv")) == 2

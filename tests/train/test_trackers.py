@@ -12,7 +12,7 @@ from conftest import Tiny
 from pipeline.train import trackers
 
 
-def test_trackio_is_told_settings_and_figures(
+def test_trackio_records_settings_and_metrics(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told: list[Any] = []

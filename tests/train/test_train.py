@@ -221,12 +221,12 @@ def test_a_network_that_cannot_learn_from_one_image(tiny: Tiny) -> None:
         train(run)
 
 
-@pytest.mark.parametrize(("train", "valid", "said"), [(0.45, 0.0, True), (0.45, 0.3, False), (0.1, 0.0, False)])
-def test_what_is_found_in_training_alone_is_said(
-    train: float, valid: float, said: bool, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("train", "valid", "reported"), [(0.45, 0.0, True), (0.45, 0.3, False), (0.1, 0.0, False)])
+def test_a_gap_between_training_and_held_out_dice_is_reported(
+    train: float, valid: float, reported: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finish.warn_batchnorm_gap({"train/dice": train, "valid/dice": valid}, "fold 0")
-    assert ("BatchNorm's running statistics lag" in " ".join(capsys.readouterr().err.split())) == said
+    assert ("BatchNorm's running statistics lag" in " ".join(capsys.readouterr().err.split())) == reported
 
 
 # --- other runs ------------------------------------------------------------------------------------------------------
@@ -519,7 +519,7 @@ def test_paths(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize("kept", [{}, {"snapshots": 2, "schedule": {"name": "restarts"}}])
-def test_the_moving_average_is_what_is_kept(tiny: Tiny, kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_moving_average_is_kept(tiny: Tiny, kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     write, seen = finish.write_weights, []
 
     def compare(checkpoint: Path, path: Path) -> None:
@@ -554,7 +554,7 @@ def test_a_moving_average_forgets_the_weights_of_the_start() -> None:
     assert 0 <= shares[0.5] <= shares[0.999] < 1e-6  # without a warm-up it would be 0.999 ** 240 = 0.79
 
 
-def test_raw_files_and_weights_that_are_missing_are_said_at_once(tiny: Tiny) -> None:
+def test_missing_raw_files_and_weights_are_reported_at_once(tiny: Tiny) -> None:
     run = open_run(str(tiny.recipe_path), assignments=["model.weights=w.pth"])
     weights = "model.weights: w.pth does not exist; expected a file, `imagenet` or `none`."
     with pytest.raises(PipelineError) as alone:
@@ -565,7 +565,7 @@ def test_raw_files_and_weights_that_are_missing_are_said_at_once(tiny: Tiny) -> 
         check_training(run, force=False, decodes=True)
     raw, besides = str(both.value).splitlines()
     assert raw.startswith(f"{tiny.input} does not exist. Put the raw files of Tiny there")
-    assert besides == f"Besides: {weights}"
+    assert besides == f"Also: {weights}"
 
 
 def test_a_run_that_starts_from_another_normalises_as_that_one_did(tmp_path: Path) -> None:

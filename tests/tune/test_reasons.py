@@ -95,7 +95,7 @@ def test_a_model_that_a_constant_answer_beats_stops() -> None:
 
 @pytest.mark.parametrize("more, level", [(1.5, "check"), (0.5, "stop"), (2.5, None)])
 def test_a_lead_within_noise_is_none(more: float, level: str | None) -> None:
-    """By how many standard errors the model is ahead."""
+    """Returns the number of standard errors by which the model is ahead."""
     found = decent()
     empty = 1.0 * (found.true[:, 0] == 0)
     noise = np.random.default_rng(1).normal(0, 0.4, NUMBER)

@@ -746,7 +746,7 @@ def test_images_of_one_patient_have_a_score_and_no_interval(tiny: Tiny, capsys: 
     assert result["images"] == 2
     assert result["interval_95"] is None and result["nested_interval_95"] is None
     said, ships = capsys.readouterr().err, result["procedure"]["ships"]
-    assert f"out-of-fold  {result['score']:.4f}, one group  {ships}, the images" in said
+    assert f"out-of-fold  {result['score']:.4f}, one group  {ships}, on the images" in said
     assert f"honest       {result['nested']:.4f}, one group  {ships}, one fold's model" in said
 
 

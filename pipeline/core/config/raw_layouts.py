@@ -188,7 +188,7 @@ class RleCsv(Competition):
 
     @property
     def images_are_files(self) -> bool:
-        """Whether every image is one whole file."""
+        """Whether each image is exactly one file."""
         channels = self.channels if isinstance(self.channels, ChannelSettings) else ChannelSettings()
         return self.volumes is None and self.windows is None and not channels.bands and channels.slices == [0]
 
@@ -257,7 +257,7 @@ class ArrayFiles(Settings):
     """A CSV file with one row per image, in the order of the array, and further columns, by which images can be grouped
     or stratified."""
     evaluate: bool = False
-    """Of the test set: score the final masks against its `masks`."""
+    """Only for the test set: whether the final masks are scored against its `masks`."""
 
     @property
     def mask_files(self) -> str | None:

@@ -69,7 +69,7 @@ class SubmissionSettings(Columns):
 
     @property
     def row(self) -> Literal["image", "class", "instance"]:
-        """What a row is."""
+        """What a row stands for."""
         if self.cell:
             return "class" if self.labelled else "image"
         return super().row

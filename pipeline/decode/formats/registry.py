@@ -51,8 +51,8 @@ def read_stored(path: Path, wanted: Wanted) -> Stored:
     if raster.starts(data):
         return raster.read_data(path, data, wanted)
     head = data[:HEAD]
-    found = next((other for other in FORMATS if other not in (raster, named) and other.starts(head)), None)
-    return raster.read_data(path, data, wanted) if found is None else found.read(path, wanted)
+    detected = next((other for other in FORMATS if other not in (raster, named) and other.starts(head)), None)
+    return raster.read_data(path, data, wanted) if detected is None else detected.read(path, wanted)
 
 
 def measure(path: Path, axis: int | None = None, volume: bool = False) -> Size:

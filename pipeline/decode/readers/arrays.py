@@ -58,7 +58,7 @@ def raw_files(competition: Arrays, folder: Path, subset: SubsetName) -> tuple[Pa
 
 
 def opener(competition: Arrays, folder: Path) -> Callable[[Any], np.ndarray]:
-    """Returns a function from a row of images.parquet to its image (H, W, C)."""
+    """Returns a function that reads the image (H, W, C) of a row of images.parquet."""
 
     def read(row: Any) -> np.ndarray:
         files = competition.test if row["subset"] == "test" and competition.test else competition.train

@@ -113,22 +113,25 @@ def file_finder(files: ImageFiles, folder: Path) -> Callable[[str], str | None]:
             return ends[0] if len(ends) == 1 else same[0][1]
         if same:
             return None
-        found = by_id(text)
-        return found if found in files.all_ids else None
+        image_id = by_id(text)
+        return image_id if image_id in files.all_ids else None
 
     return find
 
 
 def file_stem(text: str) -> str:
-    """Returns a file's name without its folders and the ending of an image; `\\` parts folders, too."""
+    """Returns a file's name without its folders and the ending of an image; `\\` separates folders, too."""
     name = re.split(r"[/\\]", text)[-1]
-    ending = next((one for one in sorted(_FILE_ENDINGS, key=len, reverse=True) if name.lower().endswith(one)), "")
+    ending = next(
+        (suffix for suffix in sorted(_FILE_ENDINGS, key=len, reverse=True) if name.lower().endswith(suffix)), ""
+    )
     return name[: len(name) - len(ending)] or name
 
 
 def class_numbers(competition: Competition) -> dict[str, int]:
-    """Returns the number of the class that each label of a CSV means: the value in the YAML, or one of several, else
-    the class's name, or in a table of class maps its number."""
+    """Returns the number of the class for each label in a CSV file. The labels of a class are its values in the YAML.
+    A class without a value, or whose value is a colour or `rest`, has its name as label; in a submission of class
+    maps, its number."""
     return {
         _label(competition, number, value): number
         for number, given in enumerate(competition.values or competition.classes)

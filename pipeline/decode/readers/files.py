@@ -130,20 +130,20 @@ def _checked_channels(image: np.ndarray, channels: int | None) -> np.ndarray:
     if image.ndim != 3 or not 1 <= image.shape[2] <= MOST_CHANNELS:
         expected = f"expected rows × columns, grey, RGB or up to {MOST_CHANNELS} channels"
         raise ValueError(f"has shape {image.shape}; {expected}")
-    found = image.shape[2]
-    if channels is None and found not in (1, 3, 4):
+    count = image.shape[2]
+    if channels is None and count not in (1, 3, 4):
         raise ValueError(
-            f"has shape {image.shape}; expected rows × columns, grey, RGB or four channels; `channels: {found}` in the "
+            f"has shape {image.shape}; expected rows × columns, grey, RGB or four channels; `channels: {count}` in the "
             "competition's YAML reads them all"
         )
-    convertible = found in (1, 3, 4) and channels in (None, 1, 3)  # grey to RGB and back, and without alpha
-    if found != channels and not convertible:
-        raise ValueError(f"has {found} channels; the competition's YAML says {channels}")
+    convertible = count in (1, 3, 4) and channels in (None, 1, 3)  # grey to RGB and back, and without alpha
+    if count != channels and not convertible:
+        raise ValueError(f"has {count} channels; the competition's YAML says {channels}")
     return image
 
 
 class OtherNumbers(ValueError):
-    """Pixels that are neither uint8 nor uint16; `value_range` could make them that."""
+    """Raised for pixels that are neither uint8 nor uint16, which the setting `value_range` would convert."""
 
 
 def scaled(image: np.ndarray, value_range: Range | list[Range], path: Path) -> np.ndarray:
@@ -215,9 +215,9 @@ def read_table(
     table = read_csv(path, needed if only else None)
     missing = [column for column in needed if column not in table.columns]
     if missing:
-        found = read_header(path)
+        header = read_header(path)
         raise PipelineError(
-            f"{path.name}: column {column_names(missing, '`')} is missing; found {column_names(found, '`')}. Correct "
+            f"{path.name}: column {column_names(missing, '`')} is missing; found {column_names(header, '`')}. Correct "
             f"`{section}` in the YAML or the file."
         )
     return table

@@ -105,10 +105,10 @@ def _readings(competition: RleCsv, head: str) -> Iterator[tuple[str, re.Pattern[
     """Yields, per class value, the regular expression of the pattern, and that of the part after the id if `*` makes
     the end of the id ambiguous."""
     for value in class_numbers(competition) if "{class}" in head else [""]:
-        own = head.replace("{class}", normal_form(value))
-        tail = re.split(r"{(?:id|stem)}", own, maxsplit=1)[-1]
-        open_end = "*" in tail and not names_in(tail) and names_in(own) in (["id"], ["stem"])
-        yield value, pattern_expression(own), pattern_expression(tail) if open_end else None
+        of_class = head.replace("{class}", normal_form(value))
+        tail = re.split(r"{(?:id|stem)}", of_class, maxsplit=1)[-1]
+        open_end = "*" in tail and not names_in(tail) and names_in(of_class) in (["id"], ["stem"])
+        yield value, pattern_expression(of_class), pattern_expression(tail) if open_end else None
 
 
 def _key_of(

@@ -71,7 +71,7 @@ def find_images(pattern: str, folder: Path, exclude: list[str], template: str | 
     """
     head, ending = split_ending(pattern)
     expression = pattern_expression(normal_form(head if ending else pattern))
-    found = ImageFiles({}, [])
+    files = ImageFiles({}, [])
     later: list[tuple[str, Path]] = []
     parts = template is not None or names_in(pattern) != ["id"]
     for path, name in _paths(folder, f"{head}.*" if ending else pattern):
@@ -83,16 +83,16 @@ def find_images(pattern: str, folder: Path, exclude: list[str], template: str | 
             continue
         image_id = template.format(**match.groupdict()) if template else match["id"]
         if parts:
-            own = {part: value for part, value in match.groupdict().items() if part != "id"}
-            found.parts.setdefault(image_id, own)
+            named_parts = {part: value for part, value in match.groupdict().items() if part != "id"}
+            files.parts.setdefault(image_id, named_parts)
         if ending and not (suffix == ending or same_format(suffix, ending)):
             later.append((image_id, path))
-        elif found.paths.setdefault(image_id, path) != path:
-            found.further.append((image_id, path))
+        elif files.paths.setdefault(image_id, path) != path:
+            files.further.append((image_id, path))
     for image_id, path in later:
-        if image_id not in found.paths:
-            found.others.setdefault(image_id, path)
-    return found
+        if image_id not in files.paths:
+            files.others.setdefault(image_id, path)
+    return files
 
 
 def _paths(folder: Path, pattern: str) -> Iterable[tuple[Path, str]]:
@@ -127,8 +127,8 @@ def ending_of(name: str) -> str:
 
 def same_format(suffix: str, other: str) -> bool:
     """Returns whether two endings belong to the same format, such as .jpg and .JPEG; `.*` matches any."""
-    one, two = suffix.lower(), other.lower()
-    return one == two or other == ".*" or any(one in names and two in names for names in _SAME_FORMAT)
+    first, second = suffix.lower(), other.lower()
+    return first == second or other == ".*" or any(first in names and second in names for names in _SAME_FORMAT)
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:

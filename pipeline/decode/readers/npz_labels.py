@@ -67,7 +67,7 @@ def raw_files(competition: NpzLabels, folder: Path, subset: SubsetName) -> tuple
 
 
 def opener(competition: NpzLabels, folder: Path) -> Callable[[Any], np.ndarray]:
-    """Returns a function from a row of images.parquet to its image (H, W, 1) uint8 or uint16.
+    """Returns a function that reads the image (H, W, 1) uint8 or uint16 of a row of images.parquet.
 
     Raises:
         PipelineError: see `list_items`.
@@ -183,7 +183,7 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], str]:
         raise
     except (OtherKind, Refused) as error:
         raise PipelineError(f"{path} {error}; get the file again.") from None
-    except Exception as error:  # numpy, zipfile and zlib raise whatever they like on a damaged file
+    except Exception as error:  # NumPy, zipfile and zlib raise errors of many types for a damaged file
         pass_on(error)
         if "Object arrays" in str(error):
             raise PipelineError(f"{path} holds pickled objects; save it again as plain arrays: {LAYOUT}.") from None

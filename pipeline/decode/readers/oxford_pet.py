@@ -36,7 +36,7 @@ READINGS = {"foreground": 1, "background": 0, "ignore": IGNORE}
 
 
 def list_items(competition: OxfordPet, folder: Path, subsets: Sequence[SubsetName] = SUBSETS) -> Listing:
-    """Returns every image of the lists of these subsets under `folder`, and what is wrong with the listing.
+    """Returns all images in the lists of these subsets in `folder`, and the faults of the listing.
 
     Only images in the lists are used. Test images have masks too if they are scored.
 
@@ -51,9 +51,9 @@ def list_items(competition: OxfordPet, folder: Path, subsets: Sequence[SubsetNam
             f"{' and '.join(LISTS.values())} of {competition.title}: run `{program()} download "
             f"{competition.name}`, or copy the files there."
         )
-    none: tuple[list[Item], list[Fault]] = ([], [])
-    train, faults = _subset_items(competition, "train", folder) if "train" in subsets else none
-    test, test_faults = _subset_items(competition, "test", folder) if "test" in subsets else none
+    nothing: tuple[list[Item], list[Fault]] = ([], [])
+    train, faults = _subset_items(competition, "train", folder) if "train" in subsets else nothing
+    test, test_faults = _subset_items(competition, "test", folder) if "test" in subsets else nothing
     return Listing(train + test, faults + test_faults + repeated_ids(train + test, faults, competition.images_together))
 
 
@@ -64,7 +64,7 @@ def raw_files(competition: OxfordPet, folder: Path, subset: SubsetName) -> tuple
 
 
 def opener(competition: OxfordPet, folder: Path) -> Callable[[Any], np.ndarray]:
-    """Returns a function from a row of images.parquet to its image (H, W, 3) uint8."""
+    """Returns a function that reads the image (H, W, 3) uint8 of a row of images.parquet."""
     return lambda row: _read_rgb(folder / row["path"])
 
 
@@ -82,8 +82,8 @@ def _subset_items(competition: OxfordPet, subset: SubsetName, folder: Path) -> t
         image, trimap = f"{IMAGES}/{name}.jpg", f"{TRIMAPS}/{name}.png"
         needed = {"image": image} | ({"trimap": trimap} if with_truth else {})
         missing = [
-            Fault(file, row, f"image {name} has no {what}, {path} does not exist", droppable)
-            for what, path in needed.items()
+            Fault(file, row, f"image {name} has no {kind}, {path} does not exist", droppable)
+            for kind, path in needed.items()
             if not as_on_disk(folder, path).exists()
         ]
         if missing:

@@ -39,9 +39,9 @@ def list_items(competition: RleCsv, folder: Path, subsets: Sequence[SubsetName] 
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         raise PipelineError(_how_to_get(competition, folder))
-    none = Listing([], [])
-    train = _subset_items(competition, "train", folder) if "train" in subsets else none
-    test = _subset_items(competition, "test", folder) if "test" in subsets and competition.test else none
+    nothing = Listing([], [])
+    train = _subset_items(competition, "train", folder) if "train" in subsets else nothing
+    test = _subset_items(competition, "test", folder) if "test" in subsets and competition.test else nothing
     if "test" in subsets and competition.test and not test.items:
         example = f"; for instance {test.faults[0]}" if test.faults else ""
         raise PipelineError(f"No test image matches {folder / competition.test.images}{example}{packed(folder)}.")
@@ -68,7 +68,7 @@ def raw_files(competition: RleCsv, folder: Path, subset: SubsetName) -> tuple[Pa
 
 
 def opener(competition: RleCsv, folder: Path) -> Callable[[Any], np.ndarray]:
-    """Returns a function from a row of images.parquet to its image (H, W, C)."""
+    """Returns a function that reads the image (H, W, C) of a row of images.parquet."""
     return lambda row: read_source(source_of(row), folder, competition)
 
 
@@ -104,8 +104,8 @@ def _subset_items(competition: RleCsv, subset: SubsetName, folder: Path) -> List
             file = files.paths[image_id]
             rows, path = known.get(image_id, Rows()), relative_name(file, folder)
             further_row, values = extras.get(image_id) or extras.get(places.mask_name(image_id)) or (None, {})
-            own = files.parts.get(places.mask_name(image_id), {})
-            extra = {**own, **rows.extra, **values, **places.extra(image_id)}
+            of_path = files.parts.get(places.mask_name(image_id), {})
+            extra = {**of_path, **rows.extra, **values, **places.extra(image_id)}
             sources = MaskSources(files, masks, rows, annotated.get(image_id))
             if group_file and is_missing(extra.get(competition.group or "", "")):
                 group: str | None = own_group(image_id)
@@ -169,8 +169,10 @@ def _without_first_band(
     first, *others = places.channels.bands
     lacking = dict[str, Path]()
     for band in others:
-        found = find_images(settings.images.replace("{band}", band), folder, settings.exclude, settings.id)
-        lacking = {image_id: path for image_id, path in found.paths.items() if image_id not in files.all_ids} | lacking
+        of_band = find_images(settings.images.replace("{band}", band), folder, settings.exclude, settings.id)
+        lacking = {
+            image_id: path for image_id, path in of_band.paths.items() if image_id not in files.all_ids
+        } | lacking
     return [
         Fault(
             relative_name(path, folder), None, f"there is no file of band {first} beside it",
@@ -312,8 +314,8 @@ def _without_row(competition: RleCsv, folder: Path, items: list[Item]) -> list[s
 
 
 def _how_to_get(competition: RleCsv, folder: Path) -> str:
-    there = folder.is_dir()
-    ways = [f"`ln -s /path/to/the/files/* {folder}/`" if there else f"`ln -s /path/to/the/files {folder}`"]
+    exists = folder.is_dir()
+    ways = [f"`ln -s /path/to/the/files/* {folder}/`" if exists else f"`ln -s /path/to/the/files {folder}`"]
     if competition.kaggle:
         ways.append(f"`{program()} download {competition.name}` fetches them from Kaggle")
     if competition.name == "sample":
@@ -321,6 +323,6 @@ def _how_to_get(competition: RleCsv, folder: Path) -> str:
     train = competition.train
     test = f", {competition.test.images}" if competition.test else ""
     return (
-        f"{folder} {'is empty' if there else 'does not exist'}. Put the raw files of {competition.title} there "
+        f"{folder} {'is empty' if exists else 'does not exist'}. Put the raw files of {competition.title} there "
         f"({train.images}, {train.masks}{test}): {', or '.join(ways)}."
     )

@@ -58,7 +58,7 @@ def read_rows(
     used = [*key_columns(columns), columns.rle]
     table = read_table(path, used)
     faults: list[Fault] = []
-    found: dict[str, Rows] = {}
+    by_image: dict[str, Rows] = {}
     seen: dict[tuple[str, str | None], int] = {}
     texts, further = table[columns.rle].tolist(), table.drop(columns=[columns.rle, *_plain_keys(columns)])
     further = limited(further, competition, path)
@@ -67,7 +67,7 @@ def read_rows(
     for place, (row, (written, label)) in enumerate(zip(table.index + 2, keys, strict=True)):
         if written is None:
             value = table[columns.id].iat[place]
-            faults.append(Fault(path.name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
+            faults.append(Fault(path.name, row, f"{columns.id} {value!r} does not match the pattern {columns.pattern}"))
             continue
         image_id = find(written)
         droppable = image_id if subset == "train" else None
@@ -75,7 +75,7 @@ def read_rows(
             faults.append(Fault(path.name, row, _no_image(image_id, settings), droppable))
         if label is not None and label not in numbers:
             if competition.other_labels == "leave_out":
-                found.setdefault(image_id, Rows(extra=extra[place]))
+                by_image.setdefault(image_id, Rows(extra=extra[place]))
                 continue
             known = ", ".join(numbers)
             faults.append(Fault(path.name, row, f"label {label!r} is no class of the YAML ({known})", droppable))
@@ -84,13 +84,13 @@ def read_rows(
         if first != row and columns.row != "instance":
             faults.append(Fault(path.name, row, f"{_name(image_id, label)} is already in row {first}", droppable))
             continue
-        rows = found.setdefault(image_id, Rows(extra=extra[place]))
+        rows = by_image.setdefault(image_id, Rows(extra=extra[place]))
         rows.texts.append((row, 0 if label is None else numbers[label], texts[place]))
     if columns.absent == "fault" and not competition.images_together:
-        for image_id in sorted(files.paths.keys() - found.keys(), key=natural):
+        for image_id in sorted(files.paths.keys() - by_image.keys(), key=natural):
             image, droppable = file_of(settings, image_id), image_id if subset == "train" else None
             faults.append(Fault(image, None, f"image without a row in {path.name}", droppable))
-    return found, faults
+    return by_image, faults
 
 
 def sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[list[str], list[Fault]]:
@@ -111,7 +111,7 @@ def sample_ids(competition: RleCsv, folder: Path, files: ImageFiles) -> tuple[li
     for place, (row, (image_id, label)) in enumerate(zip(sample.index + 2, keys, strict=True)):
         if image_id is None:
             value = sample[columns.id].iat[place]
-            faults.append(Fault(name, row, f"{columns.id} {value!r} does not fit the pattern {columns.pattern}"))
+            faults.append(Fault(name, row, f"{columns.id} {value!r} does not match the pattern {columns.pattern}"))
             continue
         if label is not None and label not in numbers and not placeholder:
             text = (
@@ -216,9 +216,11 @@ def _no_image_of(name: str, table: pd.DataFrame, files: Collection[str]) -> str:
     """Returns the message about a further table whose first column does not contain any image, with examples of its
     values and of ids."""
     first, *others = table.columns
-    found = [column for column in others if set(table[column].map(image_finder(files))) & set(files)]
+    with_ids = [column for column in others if set(table[column].map(image_finder(files))) & set(files)]
     example = f", for instance {table[first].iloc[0]!r}," if len(table) else ""
-    remedy = f"make `{found[0]}`, which holds ids, the first column" if found else "correct the values, or `table`"
+    remedy = (
+        f"make `{with_ids[0]}`, which holds ids, the first column" if with_ids else "correct the values, or `table`"
+    )
     return (
         f"{name}: none of the {len(table)} values of its first column `{first}`{example} is the id of an image or the "
         f"name of its file; ids of images look like {next(iter(files))!r}: {remedy}."

@@ -85,9 +85,10 @@ def read_source(source: Source, folder: Path, competition: RleCsv) -> np.ndarray
             raise type(error)(f"{file} {error}" if len(source.files) > 1 else str(error)) from error
     for file, part in zip(source.files, parts[:: max(1, len(source.slices))], strict=True):
         if (part.shape[:2], part.dtype) != (parts[0].shape[:2], parts[0].dtype):
-            one, other = (f"{image.dtype} {image.shape[0]}×{image.shape[1]}" for image in (part, parts[0]))
+            differing, first = (f"{image.dtype} {image.shape[0]}×{image.shape[1]}" for image in (part, parts[0]))
             raise ValueError(
-                f"consists of several files that must be alike, but {file} is {one} and {source.files[0]} is {other}"
+                f"consists of several files that must be alike, but {file} is {differing} and {source.files[0]} is "
+                f"{first}"
             )
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
@@ -221,10 +222,10 @@ class ImageSources:
     @cached_property
     def _numbers(self) -> dict[str, dict[int, str]]:
         """For each series: its images by number."""
-        found: dict[str, dict[int, str]] = {}
+        by_series: dict[str, dict[int, str]] = {}
         for image_id, (series, number) in self._series.items():
-            found.setdefault(series, {})[number] = image_id
-        return found
+            by_series.setdefault(series, {})[number] = image_id
+        return by_series
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()

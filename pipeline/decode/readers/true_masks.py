@@ -179,10 +179,10 @@ def _masks_of_class_maps(
                 if number is not None:
                     instances[number].append(rle.encode(codes == code))
             codes = np.where(codes >= settings.class_times, codes // settings.class_times, codes)
-        own = _planes_of(competition, file, codes)
-        for number, plane in enumerate(own) if each else ():
+        of_file = _planes_of(competition, file, codes)
+        for number, plane in enumerate(of_file) if each else ():
             instances[number] += [rle.encode(plane == 1)] * bool((plane == 1).any())
-        planes = np.maximum(planes, own)
+        planes = np.maximum(planes, of_file)
     return Masks(planes, tuple(map(tuple, instances)) if settings.class_times or each else None)
 
 

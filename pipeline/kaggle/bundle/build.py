@@ -158,20 +158,22 @@ def check_finished(run: Run, force: bool = False) -> None:
                     f"{shown(path)} is damaged or was replaced: its SHA-256 is not in fold.json. Restore the file, or "
                     "train again with `--force`."
                 )
-    for one in {other.name: other for other in (*runs_of(run), run)}.values():
-        if not one.postprocess.exists():
-            raise PipelineError(f"{shown(one.postprocess)} does not exist: `{one.command('--to', 'tune')}` makes it.")
-        read_tuned(one)
+    for bundled in {other.name: other for other in (*runs_of(run), run)}.values():
+        if not bundled.postprocess.exists():
+            raise PipelineError(
+                f"{shown(bundled.postprocess)} does not exist: `{bundled.command('--to', 'tune')}` makes it."
+            )
+        read_tuned(bundled)
         reasons = [
             reason.text
             for stage in ("validate", "tune")
-            for state in driver.unfinished(one, stage)
+            for state in driver.unfinished(bundled, stage)
             for reason in state.reasons
         ]
         if reasons and not force:
             raise PipelineError(
-                f"{one.name} is not up to date ({'; '.join(list(dict.fromkeys(reasons))[:3])}): "
-                f"`{one.command('--to', 'tune')}` brings it up to date, or --force bundles it as it is."
+                f"{bundled.name} is not up to date ({'; '.join(list(dict.fromkeys(reasons))[:3])}): "
+                f"`{bundled.command('--to', 'tune')}` brings it up to date, or --force bundles it as it is."
             )
 
 
@@ -215,9 +217,9 @@ def _check_kind(run: Run, name: str) -> None:
 def _write_canaries(run: Run, dataset: Path) -> None:
     from pipeline.kaggle.bundle import canary
 
-    for one in runs_of(run):
-        summary = read_training(next(iter((dataset / "runs" / one.name).rglob("fold.json"))), Weights)
-        canary.write(one, dataset / "runs" / one.name / "canary.npz", summary["pixels"].get("type", "uint8"))
+    for bundled in runs_of(run):
+        summary = read_training(next(iter((dataset / "runs" / bundled.name).rglob("fold.json"))), Weights)
+        canary.write(bundled, dataset / "runs" / bundled.name / "canary.npz", summary["pixels"].get("type", "uint8"))
 
 
 def _write_wheels(run: Run, folder: Path, options: Options) -> list[dict[str, Any]]:
@@ -255,7 +257,7 @@ def _about(run: Run, dataset: Path, packages: list[dict[str, Any]], options: Opt
     return {
         "format": 1,
         "run": run.name,
-        "runs": [one.name for one in runs_of(run)],
+        "runs": [bundled.name for bundled in runs_of(run)],
         "competition": run.competition.name,
         "kaggle": run.competition.kaggle,
         "made": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -324,12 +326,12 @@ def _say(target: Path, about: dict[str, Any]) -> None:
     if "half" in about:
         texts = [f"{name} {value['fp16']:.4f} instead of {value['fp32']:.4f}" for name, value in about["half"].items()]
         say(f"  fp16 weights: out-of-fold {', '.join(texts)}")
-    listed = ", ".join(f"{one['name']} {one['version']}" for one in packages)
+    listed = ", ".join(f"{package['name']} {package['version']}" for package in packages)
     say(
         f"{shown(target)}: {about['bytes'] / 2**20:.1f} MiB, {len(packages)} packages ({listed}) for Python "
         f"{about['python']}"
     )
-    if not all(script.fits(one["python"]) for one in packages):
+    if not all(script.fits(package["python"]) for package in packages):
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
         say(
             f"  the wheels for Python {about['python']} were chosen by their tags; installing them was not tested, "

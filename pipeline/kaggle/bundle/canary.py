@@ -73,13 +73,13 @@ def predict(run: Run, images: np.ndarray) -> np.ndarray:
     sums = None
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "test_images.npy", images)
-        there = CanaryRun(**{field.name: getattr(run, field.name) for field in fields(Run)}, place=Path(folder))
+        canary_run = CanaryRun(**{field.name: getattr(run, field.name) for field in fields(Run)}, place=Path(folder))
         rows, ids = np.arange(len(images)), [f"canary {number}" for number in range(len(images))]
         folds = run.test_folds()
         for fold in folds:
-            found = batches(there, run.members(fold), views("none"), False, "test", rows, ids)
-            one = np.concatenate([mask for ((mask, _),) in found]).astype(np.float32)
-            sums = one if sums is None else sums + one
+            predicted = batches(canary_run, run.members(fold), views("none"), False, "test", rows, ids)
+            probabilities = np.concatenate([mask for ((mask, _),) in predicted]).astype(np.float32)
+            sums = probabilities if sums is None else sums + probabilities
     assert sums is not None
     scale = scale_of(run.competition)
     return scale.stored(sums / len(folds) / scale.largest)

@@ -39,13 +39,13 @@ def measure(run: Run, dataset: Path, engine: Engine | None) -> dict[str, Any]:
     Raises:
         PipelineError: the pixel arrays of the training images are missing.
     """
-    for one in runs_of(run):
-        if one.recipe.trains and not (one.pixels / "train_images.npy").exists():
+    for bundled in runs_of(run):
+        if bundled.recipe.trains and not (bundled.pixels / "train_images.npy").exists():
             raise PipelineError(
-                f"{shown(one.pixels)}/train_images.npy does not exist, but the effect of fp16 weights is measured on "
-                f"the training images: `{one.command('--to', 'split')}` makes it."
+                f"{shown(bundled.pixels)}/train_images.npy does not exist, but the effect of fp16 weights is measured "
+                f"on the training images: `{bundled.command('--to', 'split')}` makes it."
             )
-    own, source, here = (
+    full_result, source, here = (
         read_tuned(run),
         root(),
         {name: os.environ.get(name) for name in ("PIPELINE_ROOT", "PIPELINE_INPUT")},
@@ -55,33 +55,33 @@ def measure(run: Run, dataset: Path, engine: Engine | None) -> dict[str, Any]:
     quiet, console.quiet = console.quiet, True
     try:
         with tempfile.TemporaryDirectory(prefix="half-") as folder:
-            there = Path(folder).resolve()
-            laid_out = project.lay_out(dataset, run.name, there)
-            _link_training(source, there, laid_out)
-            for one in project.predicting(laid_out):
-                driver.run_stage(one, "validate", engine=engine)
-                driver.run_stage(one, "tune")
+            place = Path(folder).resolve()
+            laid_out = project.lay_out(dataset, run.name, place)
+            _link_training(source, place, laid_out)
+            for bundled in project.predicting(laid_out):
+                driver.run_stage(bundled, "validate", engine=engine)
+                driver.run_stage(bundled, "tune")
             if laid_out.recipe.ensemble:
                 driver.run_stage(laid_out, "tune")
-            found = read_tuned(laid_out)
+            half_result = read_tuned(laid_out)
     finally:
         console.quiet = quiet
         for name, value in here.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-    own = own.get("tuned_by", own)  # a bundle is scored with a built-in metric
-    return {key: {"fp32": own[key], "fp16": found[key]} for key in COMPARED}
+    full_result = full_result.get("tuned_by", full_result)  # a bundle is scored with a built-in metric
+    return {key: {"fp32": full_result[key], "fp16": half_result[key]} for key in COMPARED}
 
 
-def _link_training(source: Path, there: Path, run: Run) -> None:
+def _link_training(source: Path, place: Path, run: Run) -> None:
     """Links the files of the training images that the stages read."""
-    (there / "folds").symlink_to(source / "folds")
+    (place / "folds").symlink_to(source / "folds")
     for path in (source / "work" / run.competition.name).iterdir():
-        target = there / "work" / run.competition.name / path.name
+        target = place / "work" / run.competition.name / path.name
         if path.name.startswith("pixels_") or path.is_file():
             target.symlink_to(path)
     for path in (source / "work" / run.competition.name).glob("*/fold_*/manifest.json"):
-        fold = there / "work" / run.competition.name / path.parents[1].name / path.parent.name
+        fold = place / "work" / run.competition.name / path.parents[1].name / path.parent.name
         if fold.is_dir():
             (fold / path.name).symlink_to(path)

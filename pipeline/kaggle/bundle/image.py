@@ -40,12 +40,12 @@ class Package:
 
 def packages() -> dict[str, str | None]:
     """Returns the version of every package of the image, by normalised name; None if the list gives no version."""
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for line in LIST.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             name, _, number = line.partition("==")
-            found[str(canonicalize_name(name))] = number or None
-    return found
+            versions[str(canonicalize_name(name))] = number or None
+    return versions
 
 
 def requirements(runs: list[Run]) -> list[Requirement]:
@@ -67,12 +67,12 @@ def requirements(runs: list[Run]) -> list[Requirement]:
     return [each for each in map(Requirement, lines) if canonicalize_name(each.name) not in unneeded]
 
 
-def lacking(wanted: list[Requirement], there: Mapping[str, str | None]) -> list[Package]:
+def lacking(wanted: list[Requirement], available: Mapping[str, str | None]) -> list[Package]:
     """Returns the required packages that an image does not have in a suitable version.
 
     Args:
         wanted: the requirements.
-        there: versions of the image's packages, by name.
+        available: versions of the image's packages, by name.
 
     Raises:
         PipelineError: the image's version of torch is not suitable.
@@ -80,8 +80,8 @@ def lacking(wanted: list[Requirement], there: Mapping[str, str | None]) -> list[
     missing = []
     for requirement in wanted:
         name = str(canonicalize_name(requirement.name))
-        known = next((other for other in (name, *SAME_MODULE.get(name, ())) if other in there), None)
-        number = there[known] if known else None
+        known = next((other for other in (name, *SAME_MODULE.get(name, ())) if other in available), None)
+        number = available[known] if known else None
         if known and (number is None or requirement.specifier.contains(Version(number).base_version, prereleases=True)):
             continue
         if TORCH.fullmatch(name):

@@ -126,18 +126,18 @@ def infer(bundle: Path, target: Path, limit: str | None = None, started: float |
     with scratch() as folder:
         run = project.lay_out(bundle, about["run"], folder)
         _check_input(run)
-        one = Inference(bundle, target, run, until)
-        items = _write_first(one)
+        state = Inference(bundle, target, run, until)
+        items = _write_first(state)
         try:
             if items:
-                _predict_and_encode(one)
+                _predict_and_encode(state)
         except Exception as error:
             if not os.environ.get(RERUN):
                 raise
-            one.note(
+            state.note(
                 f"the file with the usual answer for every image stays: {type(error).__name__}: {first_line(error)}"
             )
-        _write_record(one, about)
+        _write_record(state, about)
 
 
 def _input_root() -> Path:
@@ -157,33 +157,33 @@ def _check_input(run: Run) -> None:
 # --- the first file --------------------------------------------------------------------------------------------------
 
 
-def _write_first(one: Inference) -> int:
+def _write_first(state: Inference) -> int:
     """Writes the file with the usual answer for every image, and returns how many test images there are."""
-    run = one.run
+    run = state.run
     result = read_tuned(run)
     try:
         items = reader_of(run.competition).list_items(run.competition, run.input, ["test"]).items
     except PipelineError as error:
         say(f"no test image: {error}")
         items = []
-    there = [item for item in items if (run.input / item.path).exists()]
+    present = [item for item in items if (run.input / item.path).exists()]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"submission{ENDINGS[run.competition.submission_file]}"
         try:
             ids = list(dict.fromkeys(item.image_id for item in items))
             rows = submission.write_constant(path, run.competition, run.input, ids, submission.usual_class(result))
         except PipelineError as error:
-            if not there:
+            if not present:
                 raise
-            one.note(f"no file could be written before the images are read: {error}")
-            return len(there)
-        publish(path, one.target, run.competition)
-    say(f"{rows} rows with the usual answer → {one.target}")
-    if not there:
-        one.note(
+            state.note(f"no file could be written before the images are read: {error}")
+            return len(present)
+        publish(path, state.target, run.competition)
+    say(f"{rows} rows with the usual answer → {state.target}")
+    if not present:
+        state.note(
             "no test image is here: the hidden test set will take this one's place, and the file has no prediction."
         )
-    return len(there)
+    return len(present)
 
 
 def publish(path: Path, target: Path, competition: Competition) -> None:
@@ -199,51 +199,51 @@ def publish(path: Path, target: Path, competition: Competition) -> None:
 # --- the work --------------------------------------------------------------------------------------------------------
 
 
-def _predict_and_encode(one: Inference) -> None:
-    with one.timed("decode"):
-        for other in project.predicting(one.run):
+def _predict_and_encode(state: Inference) -> None:
+    with state.timed("decode"):
+        for other in project.predicting(state.run):
             driver.run_stage(other, "decode", mention=False, subset="test")
-    images = table.read_table(one.run.test_table)
+    images = table.read_table(state.run.test_table)
     if (images["fault"] != "").all():
-        one.note("no test image can be read: the file keeps the usual answer for every image.")
+        state.note("no test image can be read: the file keeps the usual answer for every image.")
         return
-    with one.timed("probe"):
-        _check_canary(one)
-    _keep_to_time(one, images)
-    with one.timed("predict"):
-        _predict(one, images)
-    one.run = leftovers.take(one.run, images, one.note)
-    with one.timed("encode"):
-        driver.run_stage(one.run, "encode")
-    publish(one.run.submission, one.target, one.run.competition)
-    for text in read_json(one.run.record)["warnings"]:
+    with state.timed("probe"):
+        _check_canary(state)
+    _keep_to_time(state, images)
+    with state.timed("predict"):
+        _predict(state, images)
+    state.run = leftovers.take(state.run, images, state.note)
+    with state.timed("encode"):
+        driver.run_stage(state.run, "encode")
+    publish(state.run.submission, state.target, state.run.competition)
+    for text in read_json(state.run.record)["warnings"]:
         say(f"  {NOTE}{text}")
 
 
-def _predict(one: Inference, images: pd.DataFrame) -> None:
+def _predict(state: Inference, images: pd.DataFrame) -> None:
     began = time.time()
-    stopped = _run_part(one, "predict", one.left() - _encoding(one, images))
+    stopped = _run_part(state, "predict", state.left() - _encoding(state, images))
     if stopped:
-        one.note(f"predicting ended after {duration(time.time() - began)}: {stopped}")
+        state.note(f"predicting ended after {duration(time.time() - began)}: {stopped}")
     if stopped and stopped not in (TIME_UP, NO_TIME):
-        _again(one, images)
+        _again(state, images)
 
 
-def _again(one: Inference, images: pd.DataFrame) -> None:
+def _again(state: Inference, images: pd.DataFrame) -> None:
     """Predicts again the images that a failed process has not predicted, in fp32 and in smaller batches."""
-    for other in project.predicting(one.run):
+    for other in project.predicting(state.run):
         smaller = max(1, other.recipe.predict.batch_size // 4)
         project.change(other, train={"precision": "32"}, predict={"batch_size": smaller})
-    one.note("predicting again, in fp32 and in smaller batches.")
-    stopped = _run_part(one, "predict", one.left() - _encoding(one, images))
+    state.note("predicting again, in fp32 and in smaller batches.")
+    stopped = _run_part(state, "predict", state.left() - _encoding(state, images))
     if stopped and not os.environ.get(RERUN):
         raise PipelineError(f"the networks cannot predict here: {stopped}")
 
 
-def _run_part(one: Inference, part: str, seconds: float = float("inf")) -> str:
+def _run_part(state: Inference, part: str, seconds: float = float("inf")) -> str:
     """Runs a part in a separate process; returns the reason why it failed, "" if it succeeded."""
     folder = root()
-    request = {"run": one.run.name, "bundle": str(one.bundle.resolve()), "timed": one.deadline is not None}
+    request = {"run": state.run.name, "bundle": str(state.bundle.resolve()), "timed": state.deadline is not None}
     request |= {"process": os.getpid()}
     write_json(folder / "asked.json", request)
     if seconds <= 0:
@@ -262,8 +262,8 @@ def _run_part(one: Inference, part: str, seconds: float = float("inf")) -> str:
         raise
     if code == 0:
         return ""
-    if said := read_record(fault).get("said"):
-        return str(said).rstrip(".")
+    if message := read_record(fault).get("said"):
+        return str(message).rstrip(".")
     return f"killed by signal {-code}, probably out of memory" if code < 0 else f"exit code {code}, see the error above"
 
 
@@ -276,7 +276,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _check_canary(one: Inference) -> None:
+def _check_canary(state: Inference) -> None:
     """Compares the predictions for the canary with those stored in the bundle. If they differ, fp32 is tried.
 
     Raises:
@@ -284,23 +284,23 @@ def _check_canary(one: Inference) -> None:
     """
     for precision in (None, "32"):
         if precision:
-            for other in project.predicting(one.run):
+            for other in project.predicting(state.run):
                 project.change(other, train={"precision": precision})
-        if stopped := _run_part(one, "probe", one.left()):
+        if stopped := _run_part(state, "probe", state.left()):
             text, differ = f"the canary could not be predicted ({stopped})", False
             if stopped in (TIME_UP, NO_TIME):
-                one.note(f"{text}.")
+                state.note(f"{text}.")
                 return
         else:
-            found = read_json(root() / "probe.json")
-            largest = max(found["differences"].values())
-            say(f"canary: {found['precision']}, because {found['device']}; mean difference {255 * largest:.2f}/255")
+            probe = read_json(root() / "probe.json")
+            largest = max(probe["differences"].values())
+            say(f"canary: {probe['precision']}, because {probe['device']}; mean difference {255 * largest:.2f}/255")
             if largest <= LIMIT:
                 return
             text = f"predictions differ by {255 * largest:.1f}/255 on average from the bundle's; at most 2 are allowed"
             differ = True
         certain = precision or (root() / project.FAULT).exists()  # a reported fault does not depend on the precision
-        one.note(f"{text}{'' if certain else '; trying fp32'}")
+        state.note(f"{text}{'' if certain else '; trying fp32'}")
         if certain:
             break
     if os.environ.get(RERUN):
@@ -313,58 +313,58 @@ def _check_canary(one: Inference) -> None:
     raise PipelineError(f"{text}.")
 
 
-def _keep_to_time(one: Inference, images: pd.DataFrame) -> None:
+def _keep_to_time(state: Inference, images: pd.DataFrame) -> None:
     """Leaves out views, seeds and folds if there is not enough time for all of them."""
-    found, runs = read_record(root() / "probe.json"), project.predicting(one.run)
-    if not found.get("seconds"):
+    probe, runs = read_record(root() / "probe.json"), project.predicting(state.run)
+    if not probe.get("seconds"):
         return
     works = [
         budget.Work(
             run.name, kept_views.views_of(run), len(run.members(run.test_folds()[0])), len(run.test_folds()),
-            len(run.weights(run.members(run.test_folds()[0])[0])), found["seconds"][run.name],
+            len(run.weights(run.members(run.test_folds()[0])[0])), probe["seconds"][run.name],
         )
         for run in runs
     ]  # fmt: skip
     rates = ", ".join(f"{1 / max(work.seconds, 1e-9):.3g} images/s ({work.name})" for work in works)
-    say(f"speed: {rates} per network and view, {found['devices']} at once")
-    start = one.times.get("probe", 0.0)  # upper bound of the time to start a process
-    available = one.left() - _encoding(one, images) - start
-    chosen, text = budget.plan(works, len(images), found["devices"], available)
+    say(f"speed: {rates} per network and view, {probe['devices']} at once")
+    start = state.times.get("probe", 0.0)  # upper bound of the time to start a process
+    available = state.left() - _encoding(state, images) - start
+    chosen, text = budget.plan(works, len(images), probe["devices"], available)
     if not text:
         return
-    one.note(text)
+    state.note(text)
     for run, before, after in zip(runs, works, chosen, strict=True):
         train: dict[str, Any] = {"seeds": list(run.recipe.train.seeds[: after.seeds])}
         if not run.recipe.train.final:
             train["folds"] = run.trained_folds()[: after.folds]
         sections = {"train": train} | ({"predict": {"tta": after.views}} if before.views != after.views else {})
         project.change(run, **sections)
-    one.run = project.opened(one.run.name, root())
+    state.run = project.opened(state.run.name, root())
 
 
-def _encoding(one: Inference, images: pd.DataFrame) -> float:
+def _encoding(state: Inference, images: pd.DataFrame) -> float:
     """The time in seconds reserved for encoding, measured once on masks that cover half of the image."""
-    if one.deadline is None:
+    if state.deadline is None:
         return 0.0
-    if one.encoding is None:
+    if state.encoding is None:
         readable = images[images["fault"] == ""]
-        one.encoding = FIXED + RESERVE * _seconds_to_encode(one.run, readable.head(PROBED + 1)) * len(images)
-    return one.encoding
+        state.encoding = FIXED + RESERVE * _seconds_to_encode(state.run, readable.head(PROBED + 1)) * len(images)
+    return state.encoding
 
 
-def _seconds_to_encode(run: Run, some: pd.DataFrame) -> float:
+def _seconds_to_encode(run: Run, sample: pd.DataFrame) -> float:
     """Seconds per image to encode. The first image, which loads code, is not counted if there are more."""
     parts, scale = [], scale_of(run.competition)
     for other in project.predicting(run):
         height, width = other.recipe.image.stored
         ramp = np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (height, width))
-        array = np.broadcast_to(scale.stored(ramp), (len(some), len(run.competition.classes), height, width))
+        array = np.broadcast_to(scale.stored(ramp), (len(sample), len(run.competition.classes), height, width))
         parts.append(blends.RunPredictions((array,) * len(other.test_folds()), geometry_of(other.recipe.image), None))
     weights = tuple(1 / len(parts) for _ in parts)
-    blend = blends.Blend(some["image_id"].tolist(), tuple(parts), weights, scale=scale)
+    blend = blends.Blend(sample["image_id"].tolist(), tuple(parts), weights, scale=scale)
     want = submission.expected(run.competition, run.input, run.competition_folder)
     seconds = []
-    for row, image in enumerate(some.itertuples()):
+    for row, image in enumerate(sample.itertuples()):
         began = time.perf_counter()
         masks = blend.native(row, run.competition.scored_shape((int(image.height), int(image.width))))
         submission.texts_of(str(image.image_id), (masks >= scale.largest / 2).astype(np.uint8), want)
@@ -375,19 +375,19 @@ def _seconds_to_encode(run: Run, some: pd.DataFrame) -> float:
 # --- the record ------------------------------------------------------------------------------------------------------
 
 
-def _write_record(one: Inference, about: dict[str, Any]) -> None:
+def _write_record(state: Inference, about: dict[str, Any]) -> None:
     """Writes inference.json. A failure is only reported, because the submission is already written."""
-    seconds = round(time.time() - one.began, 1)
+    seconds = round(time.time() - state.began, 1)
     record = {
         "bundle": {key: about.get(key) for key in ("run", "made", "commit", "expect")},
         "seconds": seconds,
-        "parts": one.times,
-        "sha256": freshness.hash_file(one.target) if one.target.exists() else None,
-        "notes": one.notes,
+        "parts": state.times,
+        "sha256": freshness.hash_file(state.target) if state.target.exists() else None,
+        "notes": state.notes,
         "environment": freshness.environment(),
     }
     try:
-        write_json(one.target.with_name("inference.json"), record)
+        write_json(state.target.with_name("inference.json"), record)
     except (OSError, PipelineError) as error:
         say(f"inference.json could not be written: {error}")
-    say(f"{one.target}: done in {duration(seconds)}")
+    say(f"{state.target}: done in {duration(seconds)}")

@@ -38,21 +38,21 @@ def run_part(part: str, root: Path, engine: Engine) -> None:
     """
     if part not in PARTS:
         raise PipelineError(f"there is no part {part!r}; the parts are {', '.join(PARTS)}.")
-    asked = read_json(root / "asked.json")
-    if "process" in asked:
-        interruption.end_with_process(asked["process"])
+    request = read_json(root / "asked.json")
+    if "process" in request:
+        interruption.end_with_process(request["process"])
     try:
-        _run(part, root, asked, engine)
+        _run(part, root, request, engine)
     except PipelineError as error:
         write_json(root / project.FAULT, {"said": str(error)})
         raise
 
 
-def _run(part: str, root: Path, asked: dict[str, Any], engine: Engine) -> None:
-    run = project.opened(asked["run"], root)
+def _run(part: str, root: Path, request: dict[str, Any], engine: Engine) -> None:
+    run = project.opened(request["run"], root)
     runs = [usable(other) for other in project.predicting(run)]
     if part == "probe":
-        write_json(root / "probe.json", _probe(runs, Path(asked["bundle"]), engine, asked["timed"]))
+        write_json(root / "probe.json", _probe(runs, Path(request["bundle"]), engine, request["timed"]))
     else:
         _predict(runs, engine)
 
@@ -73,9 +73,9 @@ def _probe(runs: list[Run], bundle: Path, engine: Engine, timed: bool) -> dict[s
 def usable(run: Run) -> Run:
     """Returns a run with a precision that this machine supports: the recipe's, or, if it is missing (bf16 on some GPUs,
     fp16 on a CPU), the fastest one."""
-    asked, gpu = run.recipe.train.precision, torch.cuda.is_available()
-    lacking = asked == "bf16" and gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
-    if not lacking and not (asked == "16" and not gpu):
+    precision, gpu = run.recipe.train.precision, torch.cuda.is_available()
+    lacking = precision == "bf16" and gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if not lacking and not (precision == "16" and not gpu):
         return run
     train = run.recipe.train.model_copy(update={"precision": "auto"})
     return replace(run, recipe=run.recipe.model_copy(update={"train": train}))
@@ -90,9 +90,9 @@ def speed(run: Run) -> float:
     ids = table.read_table(run.test_table)["image_id"].tolist()[: (BATCHES + 1) * size]
     fold = run.test_folds()[0]
     members = run.members(fold)[:1]
-    found = batches(run, members, views("none"), False, "test", np.arange(len(ids)), ids)
+    predicted = batches(run, members, views("none"), False, "test", np.arange(len(ids)), ids)
     images, began = 0, time.perf_counter()
-    for number, ((mask, _),) in enumerate(found):
+    for number, ((mask, _),) in enumerate(predicted):
         if number == 0 and len(ids) > size:  # the first batch includes the selection of CUDA kernels
             began = time.perf_counter()
             continue
@@ -108,5 +108,5 @@ def _predict(runs: list[Run], engine: Engine) -> None:
         for run in runs:
             folds = run.trained_folds()[:count]
             train = run.recipe.train.model_copy(update={} if run.recipe.train.final else {"folds": folds})
-            some = replace(run, recipe=run.recipe.model_copy(update={"train": train}))
-            driver.run_stage(some, "predict", mention=False, engine=engine)
+            partial = replace(run, recipe=run.recipe.model_copy(update={"train": train}))
+            driver.run_stage(partial, "predict", mention=False, engine=engine)

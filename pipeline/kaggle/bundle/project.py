@@ -54,20 +54,22 @@ def write_project(run: Run, folder: Path, convert: Callable[[Path, Path], None] 
     if takes_any_size(run):
         data.pop("shape", None)
     write_text(folder / "competition.yaml", yaml.safe_dump(merge(data, TOLERANT), sort_keys=False))
-    for one in {other.name: other for other in (run, *runs_of(run))}.values():
-        target = folder / "runs" / one.name
+    for bundled in {other.name: other for other in (run, *runs_of(run))}.values():
+        target = folder / "runs" / bundled.name
         recipe = (
-            one.recipe.model_dump(mode="json") | UNNEEDED | {"name": one.name, "competition": "../../competition.yaml"}
+            bundled.recipe.model_dump(mode="json")
+            | UNNEEDED
+            | {"name": bundled.name, "competition": "../../competition.yaml"}
         )
-        if one.recipe.trains:
-            recipe["train"]["folds"] = one.trained_folds()
+        if bundled.recipe.trains:
+            recipe["train"]["folds"] = bundled.trained_folds()
         write_text(target / "recipe.yaml", yaml.safe_dump(recipe, sort_keys=False))
-        for file in (one.postprocess, one.mask_statistics):
+        for file in (bundled.postprocess, bundled.mask_statistics):
             _copy(file, target / file.name)
-        folds = dict.fromkeys([*one.trained_folds(), *one.test_folds()]) if one.recipe.trains else {}
-        for member in (member for fold in folds for member in one.members(fold)):
-            needed = one.weights(member) if member.fold in one.test_folds() else ()
-            _write_member(one.fold_folder(member.fold, member.seed), target, needed, convert)
+        folds = dict.fromkeys([*bundled.trained_folds(), *bundled.test_folds()]) if bundled.recipe.trains else {}
+        for member in (member for fold in folds for member in bundled.members(fold)):
+            needed = bundled.weights(member) if member.fold in bundled.test_folds() else ()
+            _write_member(bundled.fold_folder(member.fold, member.seed), target, needed, convert)
 
 
 def takes_any_size(run: Run) -> bool:

@@ -73,8 +73,8 @@ def rehearse(run: Run, names: tuple[str, ...] = TEST_SETS, without: tuple[str, .
     if reason := hidden_set.why_not(run):
         say(f"  only the public test set is rehearsed: {reason}")
         names = tuple(name for name in names if name == "same")
-    misfits = [one["name"] for one in about["packages"] if not script.fits(one["python"])]
-    found = []
+    misfits = [package["name"] for package in about["packages"] if not script.fits(package["python"])]
+    results = []
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
         folder = Path(scratch).resolve()
         python, packages, needed = borrowed.make_environment(folder / "environment", misfits, without)
@@ -85,9 +85,10 @@ def rehearse(run: Run, names: tuple[str, ...] = TEST_SETS, without: tuple[str, .
             say(f"  linked, because the versions installed here need them: {', '.join(needed)}")
         say(f"  {len(packages)} packages of Kaggle's image are linked, all others are missing; {how}")
         for name in names:
-            one = _rehearse_one(run, bundle, folder / name, [*prefix, str(python)], variables, name)
-            say(f"  {name}: {one.said}, {one.seconds:.1f} s, of which {one.installed:.1f} s to install packages")
-            found.append(one)
+            result = _rehearse_one(run, bundle, folder / name, [*prefix, str(python)], variables, name)
+            times = f"{result.seconds:.1f} s, of which {result.installed:.1f} s to install packages"
+            say(f"  {name}: {result.said}, {times}")
+            results.append(result)
     write_json(bundle / "rehearsal.json", {
         "made": time.strftime("%Y-%m-%d %H:%M:%S"),
         "bundle": freshness.hash_file(bundle / "dataset" / "bundle.json"),
@@ -95,9 +96,9 @@ def rehearse(run: Run, names: tuple[str, ...] = TEST_SETS, without: tuple[str, .
         "borrowed": {"not_for_this_python": misfits, "needed_by_versions_here": needed},
         "network": how,
         "image": about["image"],
-        "test_sets": [asdict(one) for one in found],
+        "test_sets": [asdict(result) for result in results],
     })  # fmt: skip
-    return found
+    return results
 
 
 def _check_encoded(run: Run) -> None:
@@ -129,10 +130,10 @@ def _rehearse_one(
     command = [*python, str(bundle / "kernel" / "inference.py"), str(bundle / "dataset")]
     done = subprocess.run(command, cwd=working, env=environment, capture_output=True, text=True)
     seconds = time.perf_counter() - began
-    said = f"{done.stdout}\n{done.stderr}"
+    output = f"{done.stdout}\n{done.stderr}"
     if done.returncode:
         raise PipelineError(
-            f"the rehearsal on the test set `{name}` failed with exit code {done.returncode}:\n{said.strip()[-3000:]}"
+            f"the rehearsal on the test set `{name}` failed with exit code {done.returncode}:\n{output.strip()[-3000:]}"
         )
     if hidden and _hashes(place) != before:
         raise PipelineError(f"the rehearsal on the test set `{name}` changed the input folder.")
@@ -177,15 +178,15 @@ def _beside_encode(path: Path, run: Run, half: bool) -> str:
     if path.read_bytes() == run.submission.read_bytes():
         return "the same bytes as encode"
     images = run.competition.submission.format == "images"
-    here, there = ([] if images else list(file_kinds.lines_of(file)) for file in (path, run.submission))
-    if not images and here == there:
+    written, expected = ([] if images else list(file_kinds.lines_of(file)) for file in (path, run.submission))
+    if not images and written == expected:
         return "another file format than encode's, with the same rows"
     if not half:
         raise PipelineError(f"the notebook's submission differs from that of encode, {shown(run.submission)}.")
     if images:
         return "with fp16 weights, other bytes than encode"
-    same = sum(line == other for line, other in zip(here, there, strict=False))
-    return f"with fp16 weights, {same} of {len(there)} lines are the same as encode's"
+    same = sum(line == other for line, other in zip(written, expected, strict=False))
+    return f"with fp16 weights, {same} of {len(expected)} lines are the same as encode's"
 
 
 def _hashes(folder: Path) -> dict[str, str]:

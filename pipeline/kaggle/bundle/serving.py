@@ -55,10 +55,10 @@ class ImagePredictor:
             geometry, preprocess = geometry_of(run.recipe.image), preprocess_of(run)
             fitted = image_to_network(image, geometry)
             pixels = to_tensor(preprocess(fitted) if preprocess else fitted)[None]
-            found = [predictor(pixels.to(predictor.compute.device))[0][0] for predictor in predictors]
-            heads = tuple(presence for _, presence in found if presence is not None) or None
+            predicted = [predictor(pixels.to(predictor.compute.device))[0][0] for predictor in predictors]
+            heads = tuple(presence for _, presence in predicted if presence is not None) or None
             classes = len(self.run.competition.classes)
-            parts.append(blends.RunPredictions.of([mask for mask, _ in found], geometry, heads, classes))
+            parts.append(blends.RunPredictions.of([mask for mask, _ in predicted], geometry, heads, classes))
         first = self.networks[0][0].test_folds()
         names = tuple(None if fold is None else str(fold) for fold in first)
         scale = scale_of(self.run.competition)

@@ -61,8 +61,8 @@ def write_own(folder: Path) -> Path:
 
 
 def _package_files() -> list[Path]:
-    found = [path for path in PACKAGE.rglob("*") if path.suffix in SUFFIXES and path.is_file()]
-    return sorted(path for path in found if "__pycache__" not in path.parts)
+    files = [path for path in PACKAGE.rglob("*") if path.suffix in SUFFIXES and path.is_file()]
+    return sorted(path for path in files if "__pycache__" not in path.parts)
 
 
 def _digest(content: bytes) -> str:
@@ -80,7 +80,7 @@ def read_lock(text: str, python: str) -> dict[str, list[Locked]]:
     """
     environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     environment |= {"platform_system": "Linux", "platform_machine": "x86_64", "os_name": "posix"}
-    found: dict[str, list[Locked]] = {}
+    by_name: dict[str, list[Locked]] = {}
     for line in text.replace("\\\n", " ").splitlines():
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -90,8 +90,8 @@ def read_lock(text: str, python: str) -> dict[str, list[Locked]]:
         number = next(iter(requirement.specifier)).version
         locked = Locked(name, number, tuple(value.strip().split()[0] for value in hashes))
         applies = requirement.marker is None or requirement.marker.evaluate(environment)
-        found.setdefault(name, []).insert(0 if applies else len(found.get(name, [])), locked)
-    return found
+        by_name.setdefault(name, []).insert(0 if applies else len(by_name.get(name, [])), locked)
+    return by_name
 
 
 def lock(python: str) -> dict[str, list[Locked]]:
@@ -104,7 +104,7 @@ def lock(python: str) -> dict[str, list[Locked]]:
 
 
 def gather(
-    wanted: Iterable[Package], folder: Path, python: str, source: Path | None, there: Mapping[str, str | None]
+    wanted: Iterable[Package], folder: Path, python: str, source: Path | None, available: Mapping[str, str | None]
 ) -> list[Path]:
     """Copies or downloads the wheels of packages, checks them against the lock file, and returns their paths.
 
@@ -113,7 +113,7 @@ def gather(
         folder: folder to write to.
         python: version of Python that the wheels must suit.
         source: folder of wheels; None: they are downloaded with pip.
-        there: versions of the image's packages, by name, with which the wheels should be compatible.
+        available: versions of the image's packages, by name, with which the wheels should be compatible.
 
     Raises:
         PipelineError: a wheel is missing, is for another Python or platform, or differs from the lock file.
@@ -122,7 +122,7 @@ def gather(
     return [
         _copied(package, folder, python, source, pinned.get(package.name, []))
         if source
-        else _downloaded(package, folder, python, pinned.get(package.name, []), there)
+        else _downloaded(package, folder, python, pinned.get(package.name, []), available)
         for package in wanted
     ]
 
@@ -136,7 +136,7 @@ def _copied(package: Package, folder: Path, python: str, source: Path, locked: l
 
 
 def _downloaded(
-    package: Package, folder: Path, python: str, locked: list[Locked], there: Mapping[str, str | None]
+    package: Package, folder: Path, python: str, locked: list[Locked], available: Mapping[str, str | None]
 ) -> Path:
     """The first pinned wheel that is compatible with the image; if there is none, the first pinned wheel."""
     if not locked:
@@ -145,14 +145,14 @@ def _downloaded(
             "(--wheels FOLDER)."
         )
     first = _download(locked[0], folder, python)
-    if not conflicts(first, there, {}):
+    if not conflicts(first, available, {}):
         return first
     for other in locked[1:]:
         try:
             path = _download(other, folder, python)
         except PipelineError:  # there is no wheel for this Python
             continue
-        if not conflicts(path, there, {}):
+        if not conflicts(path, available, {}):
             first.unlink()
             return path
         path.unlink()
@@ -210,12 +210,12 @@ def _download(locked: Locked, folder: Path, python: str) -> Path:
     finally:
         wanted.unlink()
     if done.returncode:
-        said = next(
+        reason = next(
             (line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), done.stderr.strip()[-200:]
         )
         raise PipelineError(
             f"pip could not download {locked.name} {locked.version} for Python {python} "
-            f"({said.removeprefix('ERROR: ')}). Check the network and try again, or give a folder with the wheel "
+            f"({reason.removeprefix('ERROR: ')}). Check the network and try again, or give a folder with the wheel "
             "(--wheels FOLDER)."
         )
     name = locked.name.replace("-", "_")
@@ -249,28 +249,28 @@ def _check_lock(path: Path, locked: list[Locked]) -> None:
         raise PipelineError(f"{path.name} is damaged or another file: its SHA-256 is not in requirements.lock.")
 
 
-def conflicts(path: Path, there: Mapping[str, str | None], wheels: Mapping[str, str]) -> list[str]:
+def conflicts(path: Path, available: Mapping[str, str | None], wheels: Mapping[str, str]) -> list[str]:
     """Returns texts about the requirements of a wheel that neither the image's packages nor the bundle's satisfy.
 
     Args:
         path: the wheel.
-        there: versions of the image's packages, by name.
+        available: versions of the image's packages, by name.
         wheels: versions of the bundle's wheels, by name.
     """
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         lines = HeaderParser().parsestr(archive.read(name).decode("utf-8")).get_all("Requires-Dist") or []
-    found = []
-    for one in map(Requirement, lines):
-        name = str(canonicalize_name(one.name))
-        if TORCH.fullmatch(name) or (one.marker and not one.marker.evaluate({"extra": ""})):
+    texts = []
+    for requirement in map(Requirement, lines):
+        name = str(canonicalize_name(requirement.name))
+        if TORCH.fullmatch(name) or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
             continue
-        number = wheels.get(name) or there.get(name)
-        if number is None and name not in there:
-            found.append(f"{path.name} needs {one}, which the image lacks")
-        elif number and not one.specifier.contains(Version(number).base_version, prereleases=True):
-            found.append(f"{path.name} needs {one}, and the image has {number}")
-    return found
+        number = wheels.get(name) or available.get(name)
+        if number is None and name not in available:
+            texts.append(f"{path.name} needs {requirement}, which the image lacks")
+        elif number and not requirement.specifier.contains(Version(number).base_version, prereleases=True):
+            texts.append(f"{path.name} needs {requirement}, and the image has {number}")
+    return texts
 
 
 def described(path: Path) -> str:

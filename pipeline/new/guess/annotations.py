@@ -96,7 +96,7 @@ def _look_into_one(found: Json, folder: Path, path: Path) -> None:
         found.unread[name] = f"it cannot be read: {' '.join(str(error).split())}"
         return
     found.formats[name] = form
-    if form in ("COCO", "JSON lines", "VGG Image Annotator") or any(one.image for one in annotated):
+    if form in ("COCO", "JSON lines", "VGG Image Annotator") or any(entry.image for entry in annotated):
         found.single[name] = annotated
     else:
         head = name.rpartition("/")[0]
@@ -147,28 +147,33 @@ def of_images(found: Json, images: list[Files], folder: Path) -> list[Annotation
     chosen = []
     for files in images:
         candidates = [_single(name, found, files, folder) for name in found.single]
-        candidates += [one for pattern in found.groups for one in _group(pattern, found, files)]
-        fitting = [one for one in candidates if one is not None and one.count]
+        candidates += [candidate for pattern in found.groups for candidate in _group(pattern, found, files)]
+        fitting = [candidate for candidate in candidates if candidate is not None and candidate.count]
         if fitting:
-            best = max(fitting, key=lambda one: (one.count, -len(one.pattern), sum(one.labels.values())))
-            chosen.append(replace(best, others=tuple(one.pattern for one in fitting if one is not best)))
+            best = max(
+                fitting,
+                key=lambda candidate: (candidate.count, -len(candidate.pattern), sum(candidate.labels.values())),
+            )
+            chosen.append(
+                replace(best, others=tuple(candidate.pattern for candidate in fitting if candidate is not best))
+            )
     return chosen
 
 
 def _single(name: str, found: Json, files: Files, folder: Path) -> Annotations | None:
     find = file_finder(ImageFiles(files.paths, []), folder)
     annotated = found.single[name]
-    ids = {image_id for one in annotated if one.image and (image_id := find(one.image)) is not None}
+    ids = {image_id for entry in annotated if entry.image and (image_id := find(entry.image)) is not None}
     if len(ids) < 0.5 * min(len(annotated), len(files.paths)):
         return None
-    labels = Counter(str(region.label) for one in annotated for region in one.regions if region.label is not None)
+    labels = Counter(str(region.label) for entry in annotated for region in entry.regions if region.label is not None)
     return Annotations(name, files, dict(labels), found.formats[name], len(ids), len(files.paths), _outlined(annotated))
 
 
 def _outlined(annotated: list[Annotated]) -> int:
     """The number of sampled polygons whose stated area is reached only if their outline belongs to them; 0 if some have
     that area when drawn as COCO draws."""
-    pairs = [(region, one.size) for one in annotated if one.size for region in one.regions if region.area]
+    pairs = [(region, entry.size) for entry in annotated if entry.size for region in entry.regions if region.area]
     areas = [
         (region.area, *(int(mask_of(region, size, outlines).sum()) for outlines in (True, False)))
         for region, size in evenly(pairs, SAMPLED)
@@ -183,20 +188,22 @@ def _group(pattern: str, found: Json, files: Files) -> Iterator[Annotations]:
     """Annotations in files that describe one image each, and whose names contain the name of the image."""
     if files.id or "*" in files.pattern:
         return
-    paths, some = found.groups[pattern], evenly(files.paths, 20)
-    around = Counter(tuple(stem.split(name, 1)) for stem in paths for name in some if name in stem)
+    paths, sample = found.groups[pattern], evenly(files.paths, 20)
+    around = Counter(tuple(stem.split(name, 1)) for stem in paths for name in sample if name in stem)
     head, suffix = pattern.rsplit("{id}", 1)
-    for before, after in (pair for pair, count in around.items() if count >= 0.5 * min(len(some), len(paths))):
-        own = {one: paths[name] for one in files.paths if (name := f"{before}{one}{after}") in paths}
+    for before, after in (pair for pair, count in around.items() if count >= 0.5 * min(len(sample), len(paths))):
+        of_images = {
+            image_id: paths[name] for image_id in files.paths if (name := f"{before}{image_id}{after}") in paths
+        }
         labels: Counter[str] = Counter()
-        for path in evenly(own.values(), SAMPLED):
+        for path in evenly(of_images.values(), SAMPLED):
             try:
-                regions = [region for one in read_file(path, path.name) for region in one.regions]
+                regions = [region for entry in read_file(path, path.name) for region in entry.regions]
             except PipelineError:
                 continue
             labels.update(str(region.label) for region in regions if region.label is not None)
         whole, form = f"{head}{before}{{id}}{after}{suffix}", found.formats[pattern]
-        yield Annotations(whole, files, dict(labels), form, len(own), len(files.paths))
+        yield Annotations(whole, files, dict(labels), form, len(of_images), len(files.paths))
 
 
 def guesses(train: Annotations, test: Annotations | None, labelled: bool) -> list[Guess]:
@@ -207,31 +214,35 @@ def guesses(train: Annotations, test: Annotations | None, labelled: bool) -> lis
         test: annotations of the test images, if any.
         labelled: whether a submission names the class of a mask.
     """
-    found = []
+    guessed = []
     absent = train.among - train.count
     if absent:
-        found.append(Guess("columns.absent", "empty", "guess", f"{absent} images have no annotations"))
+        guessed.append(Guess("columns.absent", "empty", "guess", f"{absent} images have no annotations"))
     if train.outlined:
         text = f"{train.outlined} of the sampled polygons have the stated `area` only if their outline belongs to them"
-        found += [Guess(f"{one}.outlines", True, "sure", text) for one in ("train", *(["test"] if test else []))]
-    labels = sorted({*train.labels, *(test.labels if test else {})}, key=lambda one: (-train.labels.get(one, 0), one))
+        guessed += [
+            Guess(f"{subset}.outlines", True, "sure", text) for subset in ("train", *(["test"] if test else []))
+        ]
+    labels = sorted(
+        {*train.labels, *(test.labels if test else {})}, key=lambda label: (-train.labels.get(label, 0), label)
+    )
     if not labels:
-        found.append(Guess("classes", ["object"], "guess", "the annotations name no class; the name is yours"))
-        return found
+        guessed.append(Guess("classes", ["object"], "guess", "the annotations name no class; choose the name"))
+        return guessed
     shown = ", ".join(f"{label} ({train.labels.get(label, 0)})" for label in labels[:6])
     text = f"all labels of the annotations, with their regions: {shown}{', …' if len(labels) > 6 else ''}"
     if len(labels) > 1 and not labelled:
         labels = labels[:1]
         why = "the sample submission names no class, so only the most frequent label is used: is it the right one?"
         text = f"{text}; {why}"
-        found.append(Guess("other_labels", "leave_out", "guess", "regions of other labels are left out"))
-        found.append(Guess("classes", labels, "guess", text))
-        return found
+        guessed.append(Guess("other_labels", "leave_out", "guess", "regions of other labels are left out"))
+        guessed.append(Guess("classes", labels, "guess", text))
+        return guessed
     names: list[str] | dict[str, str] = labels
     if not all(re.fullmatch(r"[A-Za-z][\w -]*", label) for label in labels):
         names = {f"class_{re.sub(r'[^A-Za-z0-9_]+', '_', label)}": label for label in labels}
-    found.append(Guess("classes", names, "sure" if isinstance(names, list) else "guess", text))
+    guessed.append(Guess("classes", names, "sure" if isinstance(names, list) else "guess", text))
     if len(labels) > 1:
         text = "regions may overlap; multiclass, with a background first, takes the later one"
-        found.append(Guess("kind", "multilabel", "guess", text))
-    return found
+        guessed.append(Guess("kind", "multilabel", "guess", text))
+    return guessed

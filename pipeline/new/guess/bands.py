@@ -30,16 +30,16 @@ def with_bands(groups: list[Files]) -> list[Files]:
         match = None if files.id else BAND.fullmatch(name) or _COLOUR.fullmatch(name)
         if match and "*" not in files.pattern:
             alike[f"{place}/" * bool(place) + f"{match['head']}{{band}}{ending}"].append((match["band"], files))
-    found = list(groups)
+    merged = list(groups)
     for pattern, several in alike.items():
         several.sort(key=lambda pair: (_COLOURS.get(pair[0].lower(), len(_COLOURS)), natural(pair[0])))
         first = several[0][1]
         if "{id}" not in pattern or not 2 <= len(several) <= MOST_CHANNELS:
             continue
         if all(files.paths.keys() == first.paths.keys() for _, files in several):
-            found = [one for one in found if not any(one is files for _, files in several)]
-            found.append(replace(first, pattern=pattern, bands=tuple(band for band, _ in several)))
-    return sorted(found, key=lambda one: one.pattern)
+            merged = [group for group in merged if not any(group is files for _, files in several)]
+            merged.append(replace(first, pattern=pattern, bands=tuple(band for band, _ in several)))
+    return sorted(merged, key=lambda group: group.pattern)
 
 
 def several_to_a_mask(images: Files, masks: Files) -> Files | None:
@@ -64,10 +64,10 @@ def several_to_a_mask(images: Files, masks: Files) -> Files | None:
             or {f"{{{part}}}", f"{{{others[0]}}}"} != set(re.findall(r"{\w+}", images.pattern))
         ):
             continue
-        keys = {name: (own[part], own[others[0]]) for name, own in images.parts.items()}
+        keys = {name: (values[part], values[others[0]]) for name, values in images.parts.items()}
         pattern = images.pattern.replace(f"{{{part}}}", "{id}").replace(f"{{{others[0]}}}", "{band}")
-        if found := _joined(images, masks, keys, pattern):
-            return found
+        if joined := _joined(images, masks, keys, pattern):
+            return joined
     return None
 
 
@@ -86,11 +86,11 @@ def _joined(
     ids = by_id.keys() & masks.paths.keys()
     if not ids or len(ids) < 0.9 * len(masks.paths):
         return None
-    bands = set.intersection(*(set(by_id[one]) for one in by_id))
-    if len(bands) < 2 or any(len(by_id[one]) > 1.5 * len(bands) for one in ids):
+    bands = set.intersection(*(set(by_id[image_id]) for image_id in by_id))
+    if len(bands) < 2 or any(len(by_id[image_id]) > 1.5 * len(bands) for image_id in ids):
         return None
     chosen = middle(sorted(bands, key=natural))
-    paths = {one: images.paths[own[chosen[0]]] for one, own in sorted(by_id.items())}
+    paths = {image_id: images.paths[by_band[chosen[0]]] for image_id, by_band in sorted(by_id.items())}
     return replace(images, pattern=pattern, paths=paths, id=None, parts={}, bands=chosen, all_bands=len(bands))
 
 

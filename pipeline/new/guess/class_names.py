@@ -87,7 +87,7 @@ def from_table(name: str, frame: pd.DataFrame) -> Named | None:
     if not texts or not 1 < len(frame) <= 256:
         return None
     label = frame[columns[texts[0]]].str.strip().tolist()
-    channels = [next((one for one in columns if expression.fullmatch(one)), None) for expression in _CHANNELS]
+    channels = [next((column for column in columns if expression.fullmatch(column)), None) for expression in _CHANNELS]
     values: list[Value]
     if all(channels):
         parts = [frame[columns[str(channel)]].str.strip().tolist() for channel in channels]
@@ -133,10 +133,10 @@ def from_json(folder: Path, names: Iterable[str]) -> Named | None:
             continue
         if all(str(key).isdecimal() and isinstance(value, str) for key, value in labels.items()):
             labels = {value: int(key) for key, value in labels.items()}
-        found: dict[Value, str] = {value: str(key) for key, value in labels.items() if type(value) is int}
-        if len(found) == len(labels):
-            ignored = tuple(value for value, text in found.items() if text.lower() == "ignore")
-            names_of = {value: text for value, text in found.items() if value not in ignored}
+        by_value: dict[Value, str] = {value: str(key) for key, value in labels.items() if type(value) is int}
+        if len(by_value) == len(labels):
+            ignored = tuple(value for value, text in by_value.items() if text.lower() == "ignore")
+            names_of = {value: text for value, text in by_value.items() if value not in ignored}
             return Named(names_of, name, ignored, complete=True)
     return None
 

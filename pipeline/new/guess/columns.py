@@ -40,16 +40,16 @@ def columns_of(named: Named, usual: str | None = None) -> dict[str, Guess]:
 
 def differing(columns: dict[str, Guess], sample: Named, usual: str | None) -> list[Guess]:
     """Returns the settings in which the sample submission differs from the table of masks."""
-    own = columns_of(sample, usual)
+    of_sample = columns_of(sample, usual)
     if sample.table.pixels:
         text = f"{sample.table.name} has {sample.table.pixels} columns 0, 1, 2, …"
-        return under("submission", [Guess("format", "labels", "sure", text), own["id"]])
+        return under("submission", [Guess("format", "labels", "sure", text), of_sample["id"]])
     guesses = []
     for name in ("id", "pattern", "label", "rle"):
-        here, there = own.get(name), columns.get(name)
-        if here and (there is None or here.value != there.value):
+        here, of_masks = of_sample.get(name), columns.get(name)
+        if here and (of_masks is None or here.value != of_masks.value):
             guesses.append(here)
-    if "rows" in columns and "rows" not in own:
+    if "rows" in columns and "rows" not in of_sample:
         text = f"as in training; {sample.table.name} has one row per image and may be a placeholder"
         guesses.append(Guess("rows", "instance", "guess", text))
     return under("submission", guesses)
@@ -66,7 +66,7 @@ def unsampled(found: Found) -> list[Guess]:
     """Returns the settings of a submission if the masks are image files or annotations."""
     several = found.annotations and len(found.annotations.labels) > 1
     if not found.sample:
-        text = "no sample submission shows what it looks like"
+        text = "no sample submission shows this column"
         return [Guess("submission.label", "class", "guess", text)] if several and found.test else []
     guesses = differing({}, found.sample, None)
     if not found.sample.table.pixels:

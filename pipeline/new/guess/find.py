@@ -77,11 +77,13 @@ def find(folder: Path, paths: list[Path]) -> Found:
         hint = packed(folder, known=False) or other_files(paths) or "; give the folder of the raw files with --from"
         raise PipelineError(f"{folder} contains no images ({', '.join(SUFFIXES)}){hint}.")
     tables, table_notes = read_tables(folder, paths)
-    full = [one for one in tables if not one.frame.empty]
+    full = [table for table in tables if not table.frame.empty]
     sample = _sample(full, [*groups, *by_name(groups)])
     rest = [files for files in groups if not (sample and _share_files(files, sample.key.files))]
     tests = [files for files in groups if files.is_test or (sample and _share_files(files, sample.key.files))]
-    table, rest = _mask_table([one for one in full if not sample or one is not sample.table], rest, tests, folder)
+    table, rest = _mask_table(
+        [candidate for candidate in full if not sample or candidate is not sample.table], rest, tests, folder
+    )
     mask_files = None if table else find_mask_files(rest, beside)
     found_json = annotations.look_into(folder, paths)
     in_json = from_json(folder, found_json.unread) if mask_files else None
@@ -101,21 +103,21 @@ def find(folder: Path, paths: list[Path]) -> Found:
     truth, of_test = (
         (None, None) if test is None or sample else _truth(test, mask_files, annotated, rest, found_json, folder)
     )
-    named = {one.table.name for one in (table, sample) if one}
-    further = _further([one for one in full if one.name not in named], images)
-    unread = next((one for one in tables if one.is_sample), None) if sample is None else None
-    near = next((masks for one, masks in apart if masks and _share_files(one, images)), None)
+    named = {named_table.table.name for named_table in (table, sample) if named_table}
+    further = _further([candidate for candidate in full if candidate.name not in named], images)
+    unread = next((candidate for candidate in tables if candidate.is_sample), None) if sample is None else None
+    near = next((masks for files, masks in apart if masks and _share_files(files, images)), None)
     found = Found(images, test, table, mask_files, annotated, near, sample, further, unread, truth, of_test, lists)
     left = [*table_notes, *_left_over(found, [*groups, *used], tables, found_json)]
-    lengths = [one for one in full if one.rle and not one.is_sample]
-    single = tuple(one for one in lengths if one not in _of_all_images(lengths)) if mask_files else ()
+    lengths = [candidate for candidate in full if candidate.rle and not candidate.is_sample]
+    single = tuple(candidate for candidate in lengths if candidate not in _of_all_images(lengths)) if mask_files else ()
     rivals = tuple(files.pattern for files in others if _is_rival(files, images))
     if table:
         rivals = tuple(_rivals_of_table(images, others, test))
     return replace(
         found,
         notes=tuple(left),
-        names=tuple(one for one in full if one.name not in named),
+        names=tuple(candidate for candidate in full if candidate.name not in named),
         rivals=rivals,
         named=in_json,
         single=single,
@@ -138,8 +140,8 @@ def _rivals_of_table(images: Files, others: list[Files], test: Files | None) -> 
             yield files.pattern
 
 
-def _share_files(one: Files, other: Files) -> bool:
-    return not set(one.paths.values()).isdisjoint(other.paths.values())
+def _share_files(files: Files, other: Files) -> bool:
+    return not set(files.paths.values()).isdisjoint(other.paths.values())
 
 
 def _are_masks(files: Files, masks: MaskFiles | None) -> bool:
@@ -190,18 +192,18 @@ def _mask_table(
     if sum(not files.is_test for files in groups) > 1:
         training = _likeliest(training, tests)
     masks = _of_all_images([table for table in tables if table.rle and not table.is_sample])
-    found = [named for table in masks if (named := read_rows(table, training, by_file=True))]
-    best = max(found, key=lambda one: (one.key.share, len(one.key.ids)), default=None)
+    readings = [named for table in masks if (named := read_rows(table, training, by_file=True))]
+    best = max(readings, key=lambda reading: (reading.key.share, len(reading.key.ids)), default=None)
     if best and best.key.share > 0.5:
         return _of_several_files(best, groups, tests), groups
     for table in masks:
-        shown = _likeliest(sorted(groups, key=lambda one: (one.is_test, -len(one.paths))), tests)
+        shown = _likeliest(sorted(groups, key=lambda group: (group.is_test, -len(group.paths))), tests)
         for files in shown:
             for column in table.frame.columns.drop([table.rle or ""]):
                 fitted = fit_ids(files, table.frame[column].tolist(), folder)
                 named = read_rows(table, [fitted]) if fitted else None
                 if fitted and named:
-                    return named, [fitted if one is files else one for one in groups]
+                    return named, [fitted if group is files else group for group in groups]
     return best, groups
 
 
@@ -221,7 +223,7 @@ def _of_several_files(named: Named, groups: list[Files], tests: list[Files]) -> 
 def _of_all_images(tables: list[Table]) -> list[Table]:
     """The tables without those that describe only the image next to them."""
     alike = Counter((Path(table.name).name, tuple(table.frame.columns)) for table in tables)
-    return [one for one in tables if alike[Path(one.name).name, tuple(one.frame.columns)] == 1]
+    return [table for table in tables if alike[Path(table.name).name, tuple(table.frame.columns)] == 1]
 
 
 def _further(tables: list[Table], images: Files) -> Named | None:
@@ -232,8 +234,8 @@ def _further(tables: list[Table], images: Files) -> Named | None:
         first = Table(table.name, table.frame.iloc[:, :1], None)
         key = find_key(first, [images], by_file=True)
         if key and key.pattern is None and len(set(key.ids) & images.paths.keys()) >= 0.9 * len(images.paths):
-            own = replace(key, files=images)
-            return Named(table, own, rows_of(table, own))
+            fitted = replace(key, files=images)
+            return Named(table, fitted, rows_of(table, fitted))
     return None
 
 
@@ -243,8 +245,10 @@ def _further(tables: list[Table], images: Files) -> Named | None:
 def _annotated(found: Json, groups: list[Files], folder: Path) -> Annotations | None:
     """The annotations of the training images: those of most images, except test and validation images."""
     candidates = annotations.of_images(found, groups, folder)
-    training = [one for one in candidates if not one.images.is_test and not one.images.is_validation]
-    return max(training or candidates, key=lambda one: one.count, default=None)
+    training = [
+        candidate for candidate in candidates if not candidate.images.is_test and not candidate.images.is_validation
+    ]
+    return max(training or candidates, key=lambda candidate: candidate.count, default=None)
 
 
 def _test_of(groups: list[Files], images: Files, folder: Path) -> Files | None:
@@ -257,12 +261,12 @@ def _test_of(groups: list[Files], images: Files, folder: Path) -> Files | None:
             continue
         if other in by_pattern:
             return by_pattern[other]
-        found = find_images(other.replace("{band}", [*images.bands, ""][0]), folder, [], images.id)
-        if found.paths:
-            return Files(other, found.paths, images.exclude, images.id, found.parts, images.bands)
+        listed = find_images(other.replace("{band}", [*images.bands, ""][0]), folder, [], images.id)
+        if listed.paths:
+            return Files(other, listed.paths, images.exclude, images.id, listed.parts, images.bands)
     shape = _shape(whole)
     named = [files for files in pictures if files.is_test and kind_of(files) is None]
-    same = [one for files in named for one in (files, *without_ending(files)) if _shape(one.pattern) == shape]
+    same = [group for files in named for group in (files, *without_ending(files)) if _shape(group.pattern) == shape]
     return max(same, key=lambda files: len(files.paths), default=None)
 
 
@@ -300,27 +304,27 @@ def _truth(
     return None, None
 
 
-# --- what is left over -----------------------------------------------------------------------------------------------
+# --- unused files ----------------------------------------------------------------------------------------------------
 
 
 def _why_not(groups: list[Files], tables: list[Table], notes: list[str]) -> str:
     """The end of an error message: why each CSV contains no masks of the images."""
-    told = [note.removeprefix("not used: ").removesuffix(".") for note in notes if note.startswith("not used: ")]
+    faults = [note.removeprefix("not used: ").removesuffix(".") for note in notes if note.startswith("not used: ")]
     known = [name for files in groups for name in list(files.paths)[:1]]
     for table in tables:
         if table.is_sample:
             continue
         if table.frame.empty:
-            told.append(f"{table.name} has a header but no rows")
+            faults.append(f"{table.name} has a header but no rows")
         elif not table.rle:
-            told.append(f"no column of {table.name} contains any")
+            faults.append(f"no column of {table.name} contains any")
         else:
-            column = next((one for one in table.frame.columns if one != table.rle), None)
+            column = next((column for column in table.frame.columns if column != table.rle), None)
             if column is not None:
                 example = table.frame[column].iloc[0]
                 text = f"`{column}` of {table.name} holds {example!r}, and images are called {listed(known)}"
-                told.append(f"{text}: rename the images, or write the ids as text with their zeros")
-    return f" ({'; '.join(told[:NOTED])})" if told else ""
+                faults.append(f"{text}: rename the images, or write the ids as text with their zeros")
+    return f" ({'; '.join(faults[:NOTED])})" if faults else ""
 
 
 def _no_masks(folder: Path, groups: list[Files], csvs: tuple[list[Table], list[str]], found: Json) -> str:
@@ -346,7 +350,7 @@ def _left_over(found: Found, groups: Iterable[Files], tables: list[Table], jsons
     if found.mask_files and found.truth:
         others.pop(found.truth, None)
         others = {key: files for key, files in others.items() if _like(found.truth, key) is False}
-    if found.test is None and (tests := [one for one in others.values() if one.is_test]):
+    if found.test is None and (tests := [files for files in others.values() if files.is_test]):
         yield (
             f"images that match {tests[0].pattern} look like test images by name, but their paths differ from those of "
             "the training images"
@@ -354,7 +358,7 @@ def _left_over(found: Found, groups: Iterable[Files], tables: list[Table], jsons
     if others:
         names = [f"{pattern} ({len(files.paths)})" for pattern, files in others.items()]
         yield f"not used: images that match {_several(names)}"
-    named = {one.table.name for one in (found.table, found.sample, found.further) if one}
+    named = {used_table.table.name for used_table in (found.table, found.sample, found.further) if used_table}
     named |= {found.unread.name} if found.unread else set()
     alike: dict[tuple[str, str], list[Table]] = defaultdict(list)
     for table in tables:
@@ -365,7 +369,9 @@ def _left_over(found: Found, groups: Iterable[Files], tables: list[Table], jsons
     for (_, columns), same in alike.items():
         like_it = f" and {len(same) - 1} like it" * (len(same) > 1)
         yield f"not used: {same[0].name}{like_it} ({len(same[0].frame)} rows; columns {columns})"
-    used_json = {one.pattern for one in (found.annotations, found.of_test) if one}
+    used_json = {
+        used_annotations.pattern for used_annotations in (found.annotations, found.of_test) if used_annotations
+    }
     for name, form in jsons.formats.items():
         if name not in used_json and (name in jsons.single or name in jsons.groups):
             yield f"not used: {name} ({form})"

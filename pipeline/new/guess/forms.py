@@ -83,8 +83,8 @@ def _form(path: Path, size: int, modified: int) -> Form | None:
             whole = measure(path, volume=True)
             if whole.slices < 2:
                 return None
-            one = _of_picture(_read(path, whole.slices // 2))
-            return Form(whole.rows, whole.columns, one.channels, one.dtype, whole.slices, window=one.window)
+            picture = _of_picture(_read(path, whole.slices // 2))
+            return Form(whole.rows, whole.columns, picture.channels, picture.dtype, whole.slices, window=picture.window)
     except ValueError:
         return None
 
@@ -149,8 +149,8 @@ def _values(path: Path, as_mask: bool, size: int, modified: int) -> np.ndarray:
     if form.is_huge and form.slices == 1:
         pixels = _read(path, box=_middle(Size(1, form.rows, form.columns)), alpha=as_mask).pixels
     elif form.slices > 1 and not form.first:
-        some = evenly(range(form.slices), SLICES + 2)[1:-1] or [0]
-        pixels = np.concatenate([_read(path, number, form.axis, alpha=as_mask).pixels for number in some])
+        numbers = evenly(range(form.slices), SLICES + 2)[1:-1] or [0]
+        pixels = np.concatenate([_read(path, number, form.axis, alpha=as_mask).pixels for number in numbers])
     else:
         pixels = _read(path, alpha=as_mask).pixels
         if form.first and pixels.ndim == 3:  # an axis of length 1 in front is left out

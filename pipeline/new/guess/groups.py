@@ -58,16 +58,16 @@ def guess_group(
         images: ids of the training images.
         files: the training images, whose paths may have named parts.
     """
-    in_ids = sorted(parts_of_ids(images), key=lambda one: one.order)
+    in_ids = sorted(parts_of_ids(images), key=lambda part: part.order)
     group = _by_template(masks, images) or _by_column(masks, images) or _by_column(further, images)
     group = (
         group
         or (_by_part(files) if files else None)
-        or next((one.group() for one in in_ids if _clearly_fewer(one.count, len(images))), None)
+        or next((part.group() for part in in_ids if _clearly_fewer(part.count, len(images))), None)
     )
     guesses = []
     if further:
-        others = ", ".join(f"`{one}`" for one in further.table.frame.columns if one not in further.key.columns)
+        others = ", ".join(f"`{name}`" for name in further.table.frame.columns if name not in further.key.columns)
         name = further.table.name if group and group.table else None
         text = f"{further.table.name} has {others}, to group or stratify by"
         guesses.append(Guess("train.table", name, "guess", text))
@@ -89,9 +89,9 @@ def _clearly_fewer(groups: int, images: int) -> bool:
 def _by_part(files: Files) -> Group | None:
     """The part of the paths that is a group, according to its name, the word its values begin with, or because it names
     folders."""
-    found: list[tuple[int, Group]] = []
+    parts: list[tuple[int, Group]] = []
     for name in files.parts_named:
-        values = {own.get(name, "") for own in files.parts.values()}
+        values = {of_image.get(name, "") for of_image in files.parts.values()}
         heads = {match[0].lower() if (match := _HEAD.match(value)) else "" for value in values}
         words = {name, *(heads if len(heads) == 1 else ())}
         rank = next((rank for rank, names in enumerate(_LIKELY) if any(map(names.fullmatch, words))), len(_LIKELY))
@@ -103,8 +103,8 @@ def _by_part(files: Files) -> Group | None:
         if not by_name and f"{{{name}}}" not in files.pattern.rpartition("/")[0]:
             continue  # a number of files
         text = f"a part of the path, {min(values)} for instance"
-        found.append((rank, Group(name, len(values), text)))
-    return min(found, key=lambda pair: pair[0], default=(0, None))[1]
+        parts.append((rank, Group(name, len(values), text)))
+    return min(parts, key=lambda pair: pair[0], default=(0, None))[1]
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------
@@ -124,10 +124,10 @@ def _by_column(named: Named | None, images: list[str]) -> Group | None:
     if named is None or (absent and named.table.rle):
         return None
     counts = _repeated(named)
-    found = [column for names in _COLUMNS for column in counts if names.search(column)]
+    named_columns = [column for names in _COLUMNS for column in counts if names.search(column)]
     table = None if named.table.rle else named.table.name
     more = f"; images without a row: {absent}, add them, or set `group_missing: own`" if absent else ""
-    return Group(found[0], counts[found[0]], f"by its name{more}", table) if found else None
+    return Group(named_columns[0], counts[named_columns[0]], f"by its name{more}", table) if named_columns else None
 
 
 def _repeated(named: Named | None) -> dict[str, int]:
@@ -135,8 +135,8 @@ def _repeated(named: Named | None) -> dict[str, int]:
     if named is None:
         return {}
     used = (*named.key.columns, named.table.rle, named.rows.label)
-    others = [str(one) for one in named.table.frame.columns if one not in used and not _SIDE.fullmatch(one)]
-    counts = {one: named.table.frame[one].nunique() for one in others}
+    others = [str(column) for column in named.table.frame.columns if column not in used and not _SIDE.fullmatch(column)]
+    counts = {column: named.table.frame[column].nunique() for column in others}
     return {column: count for column, count in counts.items() if 2 <= count <= len(set(named.key.ids)) / 2}
 
 
@@ -169,12 +169,12 @@ def parts_of_ids(images: list[str]) -> Iterator[IdPart]:
     come first, then numbered parts that determine the beginning of the id. Parts that number slices, tiles or days are
     not groups. Every pattern is checked with `group_in`.
     """
-    if len(images) < 2 or any(_UUID.fullmatch(one) for one in images):
+    if len(images) < 2 or any(_UUID.fullmatch(image_id) for image_id in images):
         return
     for ids, between in _taken_apart(images):
-        found = [part for place in range(len(between) + 1) if (part := _part(images, ids, between, place))]
-        yield from found
-        if found:
+        parts = [part for place in range(len(between) + 1) if (part := _part(images, ids, between, place))]
+        yield from parts
+        if parts:
             return
 
 
@@ -182,28 +182,32 @@ def _taken_apart(images: list[str]) -> Iterator[tuple[list[list[str]], list[str]
     """Yields the ids split into equally many parts, and the separators between the parts."""
     for separator in _SEPARATORS:
         expression = re.compile(f"({separator})")
-        pieces = [expression.split(one) for one in images]
+        pieces = [expression.split(image_id) for image_id in images]
         least = min(map(len, pieces))
-        pieces = [[*one[: least - 1], "".join(one[least - 1 :])] for one in pieces]
-        if least > 1 and len({tuple(one[1::2]) for one in pieces}) == 1 and all(all(one[::2]) for one in pieces):
-            yield [one[::2] for one in pieces], pieces[0][1::2]
-    letters = [_LETTERS_DIGITS.findall(one) for one in images]
-    if len({len(one) for one in letters}) == 1 and ["".join(one) for one in letters] == images:
+        pieces = [[*split[: least - 1], "".join(split[least - 1 :])] for split in pieces]
+        if (
+            least > 1
+            and len({tuple(split[1::2]) for split in pieces}) == 1
+            and all(all(split[::2]) for split in pieces)
+        ):
+            yield [split[::2] for split in pieces], pieces[0][1::2]
+    letters = [_LETTERS_DIGITS.findall(image_id) for image_id in images]
+    if len({len(split) for split in letters}) == 1 and ["".join(split) for split in letters] == images:
         yield letters, [""] * (len(letters[0]) - 1)
 
 
 def _part(images: list[str], ids: list[list[str]], between: list[str], place: int) -> IdPart | None:
-    values = [one[place] for one in ids]
+    values = [parts[place] for parts in ids]
     count, last = len(set(values)), place == len(between)
     rank = _rank(ids, place)
     if not 2 <= count < len(images) or rank is None:
         return None
     if rank == len(_LIKELY):  # by no name
-        if last or all(map(_YEAR.fullmatch, values)) or len({tuple(one[: place + 1]) for one in ids}) != count:
+        if last or all(map(_YEAR.fullmatch, values)) or len({tuple(parts[: place + 1]) for parts in ids}) != count:
             return None
         rank += not all(re.search(r"\d", value) for value in values)
     pattern = _pattern(ids, between, place)
-    if pattern is None or [group_in(pattern, one) for one in images] != values:
+    if pattern is None or [group_in(pattern, image_id) for image_id in images] != values:
         return None
     return IdPart(pattern, count, (rank, place), (images[0], values[0]))
 
@@ -218,20 +222,20 @@ def _rank(ids: list[list[str]], place: int) -> int | None:
 
 def _name(ids: list[list[str]], place: int) -> str:
     """The name of a part in lower case: the letters before its number, or the constant part before it; "" otherwise."""
-    heads = {match[0].casefold() for one in ids if (match := re.match(r"[^\W\d_]+(?=\d|[A-Z]$)", one[place]))}
+    heads = {match[0].casefold() for parts in ids if (match := re.match(r"[^\W\d_]+(?=\d|[A-Z]$)", parts[place]))}
     if len(heads) == 1:
         return heads.pop()
-    before = {one[place - 1].casefold() for one in ids} if place else set()
+    before = {parts[place - 1].casefold() for parts in ids} if place else set()
     return before.pop() if len(before) == 1 else ""
 
 
 def _pattern(ids: list[list[str]], between: list[str], group: int) -> str | None:
     """The pattern of the ids with `{group}` in place of a part; None if ids contain braces."""
-    if any(set("{}") & set("".join(one)) for one in ids):
+    if any(set("{}") & set("".join(parts)) for parts in ids):
         return None
     texts, used = [], {"group"}
     for place in range(len(between) + 1):
-        values = {one[place] for one in ids}
+        values = {parts[place] for parts in ids}
         heads = {re.match(r"[^\W\d_]*(?=\d|$)|", value)[0] for value in values}  # type: ignore[index]
         head = heads.pop() if len(heads) == 1 and place != group else ""
         if place == group:
@@ -253,7 +257,7 @@ def _offer(in_ids: list[IdPart], images: list[str]) -> str:
         image_id, group = best.example
         return f"; if `{group}` of `{image_id}` is a group, set `group: {best.pattern!r}` ({best.count} groups)"
     for ids, between in _taken_apart(images):
-        place = next((place for place in range(len(between)) if len({one[place] for one in ids}) > 1), None)
+        place = next((place for place in range(len(between)) if len({parts[place] for parts in ids}) > 1), None)
         pattern = None if place is None or _UUID.fullmatch(images[0]) else _pattern(ids, between, place)
         if pattern and place is not None:
             return f"; if `{ids[0][place]}` of `{images[0]}` is a group, set `group: {pattern!r}`"

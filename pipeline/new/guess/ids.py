@@ -31,8 +31,8 @@ def fit_ids(files: Files, ids: Sequence[str], folder: Path) -> Files | None:
     names = {path: normal_form(path.relative_to(folder).with_suffix("").as_posix()) for path in files.paths.values()}
     tokens = {path: _TOKENS.findall(name) for path, name in names.items()}
     by_token: dict[str, set[Path]] = defaultdict(set)
-    for path, own in tokens.items():
-        for token in own[::2]:
+    for path, path_tokens in tokens.items():
+        for token in path_tokens[::2]:
             by_token[token].add(path)
     for text in evenly(dict.fromkeys(ids), SAMPLED):
         wanted = _TOKENS.findall(text)
@@ -41,24 +41,24 @@ def fit_ids(files: Files, ids: Sequence[str], folder: Path) -> Files | None:
         if not paths or len(wanted) < 3:
             continue
         path = min(paths)
-        alike = [own for own in tokens.values() if len(own) == len(tokens[path])]
-        found = _template(tokens[path], wanted, alike)
-        if found is None:
+        alike = [path_tokens for path_tokens in tokens.values() if len(path_tokens) == len(tokens[path])]
+        pair = _template(tokens[path], wanted, alike)
+        if pair is None:
             continue
-        pattern, template = found
+        pattern, template = pair
         fitted = _renamed(files, pattern, template, names, path.suffix)
         if len(fitted.paths) == len(files.paths) and len(set(ids) & fitted.paths.keys()) > 0.5 * len(set(ids)):
             return fitted
     return None
 
 
-def _template(own: list[str], wanted: list[str], alike: list[list[str]]) -> tuple[str, str] | None:
+def _template(tokens: list[str], wanted: list[str], alike: list[list[str]]) -> tuple[str, str] | None:
     """The pattern of a path and the template of an id, from the tokens of both; None if they do not match."""
-    changing = {place for place in range(0, len(own), 2) if len({one[place] for one in alike}) > 1}
+    changing = {place for place in range(0, len(tokens), 2) if len({path_tokens[place] for path_tokens in alike}) > 1}
     places: list[int | None] = []
     last = -2
     for token in wanted[::2]:
-        fitting = [place for place in range(0, len(own), 2) if own[place] == token]
+        fitting = [place for place in range(0, len(tokens), 2) if tokens[place] == token]
         varied = [place for place in fitting if place in changing] or fitting
         if not varied:
             return None
@@ -66,18 +66,18 @@ def _template(own: list[str], wanted: list[str], alike: list[list[str]]) -> tupl
         places.append(last)
     named: dict[int, str] = {}
     used: set[str] = set()
-    for place in dict.fromkeys(one for one in places if one in changing):
-        values = [one[place] for one in alike]
-        before = own[place - 2] if place > 1 and place - 2 not in changing and own[place - 1] != "/" else ""
+    for place in dict.fromkeys(candidate for candidate in places if candidate in changing):
+        values = [path_tokens[place] for path_tokens in alike]
+        before = tokens[place - 2] if place > 1 and place - 2 not in changing and tokens[place - 1] != "/" else ""
         usual = before.lower() if re.fullmatch(r"[A-Za-z]+", before) else "part"
         named[place] = part_name(values, used | {"id", "stem", "class", "group", "label"}, usual)
         used.add(named[place])
     for place in sorted(changing - named.keys()):  # the same text elsewhere in the path
         for other, name in list(named.items()):
-            if all(one[place] == one[other] for one in alike):
+            if all(path_tokens[place] == path_tokens[other] for path_tokens in alike):
                 named[place] = name
     pieces = []
-    for place, token in enumerate(own):
+    for place, token in enumerate(tokens):
         if place % 2 or place not in changing:
             pieces.append(token)
         else:
@@ -89,7 +89,7 @@ def _template(own: list[str], wanted: list[str], alike: list[list[str]]) -> tupl
     pattern, last = "".join(pieces), max(place for place in named)
     head = "".join(pieces[: last + 1])
     if "*" in pattern[len(head) :] and "/" not in pattern[len(head) :]:  # the rest may differ in other files
-        pattern = f"{head}{own[last + 1]}*"
+        pattern = f"{head}{tokens[last + 1]}*"
     return re.sub(r"\*([_\- :]\*)+", "*", pattern), template
 
 

@@ -117,8 +117,8 @@ def _oxford_pet(folder: Path, title: str) -> Draft:
 
 def _sizes(paths: list[Path]) -> dict[Path, tuple[int, int]]:
     """Rows and columns of the images that can be read."""
-    some = paths if not paths or is_plain(paths[0]) else evenly(paths, MOST_MEASURED)
-    sizes = {path: size for path in some if (size := image_size(path)) is not None}
+    measured = paths if not paths or is_plain(paths[0]) else evenly(paths, MOST_MEASURED)
+    sizes = {path: size for path in measured if (size := image_size(path)) is not None}
     if not sizes:
         try:
             read_image(paths[0])
@@ -169,18 +169,20 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
     of_files = found.mask_files.masks if found.mask_files else None
     reading = reading_of(found.images, of_files, sizes.values())
     by_id = reading.size is not None  # images cut into windows keep their ids, slices of volumes get new ones
-    known = [one for one in group if one.key == "group" and one.value and (by_id or "{group}" not in one.value)]
+    known = [
+        guess for guess in group if guess.key == "group" and guess.value and (by_id or "{group}" not in guess.value)
+    ]
     if reading.group and not known:
-        group = [one for one in group if one.key not in ("group", "split.folds")] + reading.group
+        group = [guess for guess in group if guess.key not in ("group", "split.folds")] + reading.group
     if reading.size:  # windows
         shape, size = replace(shape, value=None, evidence="windows of the images"), reading.size
         masks = _joined_rows(masks)
     subsets = _subsets(found)
-    if found.images.bands or any(one.key in ("volumes", "windows") for one in reading.guesses):
-        subsets = [replace(one, evidence=one.evidence.removesuffix(ANY_FOLDER)) for one in subsets]
+    if found.images.bands or any(guess.key in ("volumes", "windows") for guess in reading.guesses):
+        subsets = [replace(guess, evidence=guess.evidence.removesuffix(ANY_FOLDER)) for guess in subsets]
     guesses = [*_head(title, "rle_csv", "images in folders"), *subsets, *masks, shape, *reading.guesses, *group]
-    told = "; ".join(guess.evidence for guess in masks if guess.key == "classes")
-    used = [table.name for table in found.names if told.endswith(f"those of {table.name}")]
+    evidence = "; ".join(guess.evidence for guess in masks if guess.key == "classes")
+    used = [table.name for table in found.names if evidence.endswith(f"those of {table.name}")]
     notes = [note for note in found.notes if not any(note.startswith(f"not used: {name} ") for name in used)]
     notes += [*odd, *_placeholder_note(found), *_beyond_images(found, sizes)]
     return Draft(guesses, size, reading.channels, STORED if reading.size else None, tuple(notes))
@@ -188,8 +190,8 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
 
 def _joined_rows(masks: list[Guess]) -> list[Guess]:
     """The settings of masks for images that are cut into windows: a submission has one mask per image."""
-    rows = [one for one in masks if one.key in ("columns.rows", "submission.rows") and one.value == "instance"]
-    kept = [one for one in masks if one.key != "submission.rows"]
+    rows = [guess for guess in masks if guess.key in ("columns.rows", "submission.rows") and guess.value == "instance"]
+    kept = [guess for guess in masks if guess.key != "submission.rows"]
     text = "windows are joined to one mask per image; instances across windows cannot be joined"
     return [*kept, *([Guess("submission.rows", "image", "guess", text)] if rows else [])]
 
@@ -287,9 +289,9 @@ def _test(found: Found) -> list[Guess]:
     )
     guesses = [Guess("test.images", test.pattern, sample.certainty if sample else "guess", text)]
     if found.truth:
-        what = "validation" if test.is_validation else "test"
+        subset = "validation" if test.is_validation else "test"
         guesses.append(
-            Guess("test.masks", found.truth, "guess", f"the {what} images have masks like those of training")
+            Guess("test.masks", found.truth, "guess", f"the {subset} images have masks like those of training")
         )
         guesses.append(Guess("test.evaluate", True, "guess", "scored once, at the end"))
     if test.exclude:
@@ -315,14 +317,14 @@ def _unknown_ids(found: Found, unread: Table) -> str:
     """The evidence that a sample submission names images that do not exist."""
     known = found.test.paths if found.test else {}
     named = max(
-        (unread.frame[column].tolist() for column in unread.frame), key=lambda ids: sum(one in known for one in ids)
+        (unread.frame[column].tolist() for column in unread.frame), key=lambda ids: sum(value in known for value in ids)
     )
-    there = sum(one in known for one in named)
-    example = next((one for one in named if one not in known), "")
-    if not there:
+    present = sum(name in known for name in named)
+    example = next((name for name in named if name not in known), "")
+    if not present:
         return f"{unread.name} names no test image; for instance, {named[0]!r} is not one"
     return (
-        f"{unread.name} names {len(named)} images, of which {len(named) - there} (for instance {example!r}) are not "
+        f"{unread.name} names {len(named)} images, of which {len(named) - present} (for instance {example!r}) are not "
         f"among the test images here: set it to {unread.name} when they are"
     )
 
@@ -332,10 +334,10 @@ def _header_only(found: Found, unread: Table) -> list[Guess]:
     columns = list(map(str, unread.frame.columns))
     if not unread.frame.empty or found.table is None:
         return []
-    own = columns_of(found.table)
-    known = [guess.value for key in ("id", "label") if (guess := own.get(key))]
+    of_masks = columns_of(found.table)
+    known = [guess.value for key in ("id", "label") if (guess := of_masks.get(key))]
     rest = [column for column in columns if column not in known]
-    if not set(known) <= set(columns) or len(rest) != 1 or rest[0] == own["rle"].value:
+    if not set(known) <= set(columns) or len(rest) != 1 or rest[0] == of_masks["rle"].value:
         return []
     return [Guess("submission.rle", rest[0], "guess", f"the remaining column of {unread.name}")]
 
@@ -351,7 +353,7 @@ def _of_table(found: Found, masks: Named, rows: list[MaskRow]) -> list[Guess]:
     labels = masks.rows.labels
     if labels and found.sample and len(found.sample.rows.labels) > 1:  # one alone is a placeholder
         until = masks.rows.until
-        more = [one.split(until, 1)[0] if until else one for one in found.sample.rows.labels]
+        more = [label.split(until, 1)[0] if until else label for label in found.sample.rows.labels]
         labels = list(dict.fromkeys([*labels, *more]))
     classes = classes_of_labels(labels) if labels else one_class("rows name no class")
     placeholder = placeholder_of(found.sample, masks.table.rle)

@@ -23,23 +23,23 @@ class Lists:
     @property
     def files(self) -> set[str]:
         """The names of the files."""
-        return {one for one in (self.train, self.test) if one}
+        return {name for name in (self.train, self.test) if name}
 
 
 def find_lists(folder: Path, paths: Iterable[Path], images: Files) -> Lists:
     """Returns the lists of training and test images, if both list images of the same group and have none in common."""
     if images.id or "*" in images.pattern:
         return Lists()
-    found: dict[Path, dict[str, set[str]]] = {}
+    by_folder: dict[Path, dict[str, set[str]]] = {}
     for path in paths:
         if path.suffix.lower() == ".txt" and path.stem.lower() in (*_TRAIN, *_TEST) and path.stat().st_size < LARGEST:
             names = _named(path, images)
             if names:
-                found.setdefault(path.parent, {})[path.name] = names
-    for place, lists in found.items():
+                by_folder.setdefault(path.parent, {})[path.name] = names
+    for place, lists in by_folder.items():
         stems = {Path(name).stem.lower(): name for name in lists}
-        for train in (stems[one] for one in _TRAIN if one in stems):
-            for test in (stems[one] for one in _TEST if one in stems):
+        for train in (stems[stem] for stem in _TRAIN if stem in stems):
+            for test in (stems[stem] for stem in _TEST if stem in stems):
                 if not lists[train] & lists[test]:
                     head = place.relative_to(folder)
                     counts = len(lists[train]), len(lists[test])

@@ -71,13 +71,13 @@ def find_mask_files(groups: list[Files], beside: list[Files]) -> MaskFiles | Non
             break
         if id(images) in few or not _readable(images):
             continue
-        candidates = [one for one in [*beside, *groups] if id(one) in few and (images.is_test or not one.is_test)]
+        candidates = [
+            files for files in [*beside, *groups] if id(files) in few and (images.is_test or not files.is_test)
+        ]
         fitted = [(masks_of(masks, images), masks) for masks in candidates]
-        found = [(MaskFiles(*pair, kind=few[id(masks)]), masks) for pair, masks in fitted if pair]
-        given = [
-            pair for pair, masks in found if not _in_test(masks, places)
-        ]  # files of test images are not true masks
-        found_here = given or [pair for pair, _ in found]
+        candidate_pairs = [(MaskFiles(*pair, kind=few[id(masks)]), masks) for pair, masks in fitted if pair]
+        given = [pair for pair, masks in candidate_pairs if not _in_test(masks, places)]  # without files of test images
+        found_here = given or [pair for pair, _ in candidate_pairs]
         ranked = sum(len(pair.masks.paths) for pair in found_here), _in_test(images, places) and pictures(images)
         if found_here and ranked > rank:
             best, rank = found_here, ranked
@@ -135,20 +135,20 @@ def masks_of(masks: Files, images: Files) -> tuple[Files, Files] | None:
     """Returns the images, perhaps with shorter ids, and the mask files by these ids, for example
     `train_masks/{id}_mask.png`; None if the names of the masks do not contain the names of images."""
     if "*" in masks.pattern:
-        found = {name: path for name, path in masks.paths.items() if name in images.paths}
-        fits = len(found) >= 0.9 * len(masks.paths)
-        return (images, replace(masks, paths=found)) if fits else None
+        paths = {name: path for name, path in masks.paths.items() if name in images.paths}
+        fits = len(paths) >= 0.9 * len(masks.paths)
+        return (images, replace(masks, paths=paths)) if fits else None
     for known in (images, *without_ending(images)):
         if masks.id or known.id:
-            found = {name: path for name, path in masks.paths.items() if name in known.paths}
-            if masks.id == known.id and len(found) >= 0.9 * len(masks.paths):
-                return known, replace(masks, paths=found)
+            paths = {name: path for name, path in masks.paths.items() if name in known.paths}
+            if masks.id == known.id and len(paths) >= 0.9 * len(masks.paths):
+                return known, replace(masks, paths=paths)
             continue
         if found_masks := _around(masks, known):
             return known, found_masks
     for known in () if masks.id or images.id else (images, *without_ending(images)):
-        numbered = {one for one in masks.paths if (match := _NUMBERED.fullmatch(one)) and match[1] in masks.paths}
-        plain = replace(masks, paths={one: path for one, path in masks.paths.items() if one not in numbered})
+        numbered = {name for name in masks.paths if (match := _NUMBERED.fullmatch(name)) and match[1] in masks.paths}
+        plain = replace(masks, paths={name: path for name, path in masks.paths.items() if name not in numbered})
         if numbered and (found_masks := _around(plain, known)):
             head, suffix = split_ending(found_masks.pattern)
             return known, replace(found_masks, pattern=f"{head}*{suffix}")
@@ -163,11 +163,13 @@ def _around(masks: Files, known: Files) -> Files | None:
     if inside is None:
         return None
     before, after = example.split(inside, 1)
-    found = {one: masks.paths[name] for one in known.paths if (name := f"{before}{one}{after}") in masks.paths}
-    if len(found) < 0.9 * len(masks.paths):
+    paths = {
+        image_id: masks.paths[name] for image_id in known.paths if (name := f"{before}{image_id}{after}") in masks.paths
+    }
+    if len(paths) < 0.9 * len(masks.paths):
         return None
     head, suffix = masks.pattern.rsplit("{id}", 1)
-    return replace(masks, pattern=_with_parts_of(f"{head}{before}{{id}}{after}{suffix}", known), paths=found)
+    return replace(masks, pattern=_with_parts_of(f"{head}{before}{{id}}{after}{suffix}", known), paths=paths)
 
 
 def _with_parts_of(pattern: str, images: Files) -> str:
@@ -176,25 +178,25 @@ def _with_parts_of(pattern: str, images: Files) -> str:
     return re.sub(r"{(\w+)}", lambda match: match[0] if match[1] in known else "*", pattern)
 
 
-def _by_class(found: list[MaskFiles]) -> MaskFiles | None:
+def _by_class(pairs: list[MaskFiles]) -> MaskFiles | None:
     """Black-and-white mask files of several classes, whose patterns differ in one part (the class). Folders may differ
     too, if the names of the files do."""
-    if len(found) < 2 or any(pair.kind not in ("binary", "jpeg") for pair in found):
+    if len(pairs) < 2 or any(pair.kind not in ("binary", "jpeg") for pair in pairs):
         return None
-    patterns = [pair.masks.pattern for pair in found]
+    patterns = [pair.masks.pattern for pair in pairs]
     pieces = [pattern.split("/") for pattern in patterns]
-    names = {one[-1] for one in pieces}
-    if len({len(one) for one in pieces}) == 1 and len(names) == len(pieces) and len(pieces[0]) > 1:
-        folders = zip(*(one[:-1] for one in pieces), strict=True)
-        place = "/".join(own[0] if len(set(own)) == 1 else "*" for own in folders)
-        patterns = [f"{place}/{one[-1]}" for one in pieces]
+    names = {parts[-1] for parts in pieces}
+    if len({len(parts) for parts in pieces}) == 1 and len(names) == len(pieces) and len(pieces[0]) > 1:
+        folders = zip(*(parts[:-1] for parts in pieces), strict=True)
+        place = "/".join(names_of_level[0] if len(set(names_of_level)) == 1 else "*" for names_of_level in folders)
+        patterns = [f"{place}/{parts[-1]}" for parts in pieces]
     head = re.sub(r"[^/_-]*$", "", os.path.commonprefix(patterns))
     tail = re.sub(r"^[^/_.-]*", "", os.path.commonprefix([pattern[::-1] for pattern in patterns])[::-1])
     classes = tuple(pattern[len(head) : len(pattern) - len(tail)] for pattern in patterns)
     if "{id}" not in head + tail or not all(re.fullmatch(r"[\w-]+", name) for name in classes):
         return None
-    paths = {name: path for pair in found for name, path in pair.masks.paths.items()}
-    return MaskFiles(found[0].images, Files(f"{head}{{class}}{tail}", paths), classes, found[0].kind)
+    paths = {name: path for pair in pairs for name, path in pair.masks.paths.items()}
+    return MaskFiles(pairs[0].images, Files(f"{head}{{class}}{tail}", paths), classes, pairs[0].kind)
 
 
 def kind_of(files: Files) -> Kind | None:
@@ -265,7 +267,7 @@ def single_regions(paths: Iterable[Path], count: int = 10) -> bool:
 
 def mask_values(paths: Iterable[Path], count: int = 200) -> Counter[Value] | None:
     """Returns the number of pixels per grey value or (red, green, blue) in up to `count` files; None if not masks."""
-    found: Counter[Value] = Counter()
+    pixels_of: Counter[Value] = Counter()
     for path in some_of(paths, count):
         try:
             mask = values_of(path, as_mask=True)[..., :3]
@@ -277,8 +279,8 @@ def mask_values(paths: Iterable[Path], count: int = 200) -> Counter[Value] | Non
             return None
         for code, number in zip(codes.tolist(), counts.tolist(), strict=True):
             colour = [code >> 16 * place & 0xFFFF for place in range(mask.shape[2])]
-            found[colour[0] if len(set(colour)) == 1 else (colour[0], colour[1], colour[2])] += number
-    return found if 0 < len(found) <= MOST_VALUES else None
+            pixels_of[colour[0] if len(set(colour)) == 1 else (colour[0], colour[1], colour[2])] += number
+    return pixels_of if 0 < len(pixels_of) <= MOST_VALUES else None
 
 
 def never_both(paths: Iterable[Path], count: int = 200) -> bool:

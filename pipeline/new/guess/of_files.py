@@ -56,9 +56,9 @@ def of_mask_files(found: Found) -> list[Guess]:
         return [*guesses, one_class(text), METRIC]
     by_value = [] if names else classes_of_values(values, _names_of(found, values))
     if len(names or by_value) > 1 and not found.sample and (found.test or found.lists.test):
-        guesses.append(Guess("submission.label", "class", "guess", "no sample submission shows what it looks like"))
+        guesses.append(Guess("submission.label", "class", "guess", "no sample submission shows this column"))
     if names:
-        return [*guesses, Guess("classes", names, "guess", "files of their own; they may overlap"), METRIC]
+        return [*guesses, Guess("classes", names, "guess", "each class has separate files; they may overlap"), METRIC]
     return [*guesses, *by_value, METRIC if len(by_value) == 1 else MEAN_IOU]
 
 
@@ -76,11 +76,11 @@ def _as_beside(found: Found, masks: Files, guesses: list[Guess]) -> list[Guess]:
     if not rows:
         return guesses
     names = ", ".join(table.name for table in found.single[:2]) + ", …" * (len(found.single) > 2)
-    told = [
+    conventions = [
         replace(guess, certainty="guess", evidence=f"{names} write masks so: {guess.evidence}")
         for guess in guess_rle(rows, placeholder_of(found.sample, None), found.single[0].writing)
     ]
-    return [*(guess for guess in guesses if not guess.key.startswith("rle.")), *told]
+    return [*(guess for guess in guesses if not guess.key.startswith("rle.")), *conventions]
 
 
 def _in_planes(found: Found, masks: Files) -> bool:
@@ -101,7 +101,7 @@ def _of_instances(found: Found, masks: Files) -> list[Guess]:
     """The settings of mask files that number instances, or contain 1000 × class + number as in Cityscapes."""
     values = mask_values(masks.paths.values()) or mask_values(masks.paths.values(), 20)
     if numbers_instances(masks.paths.values()):
-        text = "each file holds 0, 1, 2, … up to a number of its own, each a single region"
+        text = "each file has the values 0, 1, 2, … up to a varying number, each a single region"
         guesses = [Guess(f"{subset}.instances", True, "guess", text) for subset in _with_masks(found)]
         return [*guesses, one_class("mask files number instances"), METRIC]
     if not _class_times_1000(values or {}):
@@ -121,7 +121,7 @@ def _of_instances(found: Found, masks: Files) -> list[Guess]:
 
 def _labels_of_submission(found: Found) -> list[Guess]:
     """The column of class names in a submission, if there is no sample submission."""
-    text = "no sample submission shows what it looks like"
+    text = "no sample submission shows this column"
     return [Guess("submission.label", "class", "guess", text)] if found.test and not found.sample else []
 
 
@@ -129,11 +129,13 @@ def _class_times_1000(values: Iterable[Value]) -> bool:
     """Whether values are class numbers or, from 1000 on, 1000 × class + number of the instance."""
     numbers = {value for value in values if isinstance(value, int)}
     instances = {value for value in numbers if value >= 1000}
-    first = [min(value % 1000 for value in instances if value // 1000 == one) for one in {v // 1000 for v in instances}]
+    first = [
+        min(value % 1000 for value in instances if value // 1000 == number) for number in {v // 1000 for v in instances}
+    ]
     return (
         bool(instances)
         and max(numbers - instances, default=0) < 256
-        and sum(one <= 1 for one in first) > (0.5 * len(first))
+        and sum(number <= 1 for number in first) > (0.5 * len(first))
     )
 
 

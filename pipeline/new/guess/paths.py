@@ -38,8 +38,8 @@ class _Folder:
 
     def stems(self) -> set[str]:
         """The names, without suffixes, of all images under this folder."""
-        own = {stem_of(path) for paths in self.files.values() for path in paths}
-        return own.union(*(folder.stems() for folder in self.folders.values()))
+        stems = {stem_of(path) for paths in self.files.values() for path in paths}
+        return stems.union(*(folder.stems() for folder in self.folders.values()))
 
 
 Node = tuple[_Folder, dict[str, str]]
@@ -55,13 +55,15 @@ def image_groups(folder: Path, paths: Iterable[Path]) -> list[Files]:
     """
     images = [path for path in paths if ending_of(path.name).lower() in SUFFIXES]
     start = len(folder.parts)
-    own = {part for path in images for part in path.parts[start:-1] if part == stem_of(path)}
-    own = own if len(own) > 1 else set()  # a single folder with the name of an image is a coincidence
-    found: dict[str, dict[str, Path]] = {}
+    folder_ids = {part for path in images for part in path.parts[start:-1] if part == stem_of(path)}
+    folder_ids = (
+        folder_ids if len(folder_ids) > 1 else set()
+    )  # a single folder with the name of an image is a coincidence
+    by_pattern: dict[str, dict[str, Path]] = {}
     tree = _Folder()
     for path in images:
         folders = path.parts[start:-1]
-        image_id = next((part for part in folders if part in own), None)
+        image_id = next((part for part in folders if part in folder_ids), None)
         if image_id is None:
             place = tree
             for name in folders:
@@ -70,8 +72,8 @@ def image_groups(folder: Path, paths: Iterable[Path]) -> list[Files]:
             continue
         shown = ["{id}" if part == image_id else part for part in folders]
         pattern = "/".join([*shown, ("{id}" if stem_of(path) == image_id else "*") + ending_of(path.name)])
-        found.setdefault(pattern, {}).setdefault(normal_form(image_id), path)
-    groups = [Files(pattern, found[pattern]) for pattern in sorted(found)]
+        by_pattern.setdefault(pattern, {}).setdefault(normal_form(image_id), path)
+    groups = [Files(pattern, by_pattern[pattern]) for pattern in sorted(by_pattern)]
     groups += [kind for files in _expand([(tree, {})], []) for kind in _kinds(files)]
     return with_bands(_across_endings(groups))
 
@@ -96,7 +98,7 @@ def _expand(nodes: list[Node], place: list[str]) -> Iterator[Files]:
     if len(nodes) == 1:
         changing = _changing(list(nodes[0][0].folders.values()), nodes[0][0].name)
     else:
-        changing = {name for name, own in children.items() if len(own) < len(nodes) / 2}
+        changing = {name for name, children_of in children.items() if len(children_of) < len(nodes) / 2}
     for name in sorted(children.keys() - changing):
         yield from _expand(children[name], [*place, name])
     if changing:
@@ -106,19 +108,19 @@ def _expand(nodes: list[Node], place: list[str]) -> Iterator[Files]:
 
 def _changing(folders: list[_Folder], parent: str) -> set[str]:
     """Names of folders that vary with the images, such as those of patients or cities."""
-    some = [folder for folder in folders if not _ROLE.search(folder.name)]
-    if len(some) < 2:
+    folders_without_role = [folder for folder in folders if not _ROLE.search(folder.name)]
+    if len(folders_without_role) < 2:
         return set()
-    numbered = all(re.search(r"\d", folder.name) for folder in some)
-    shapes = {re.sub(r"\d+", "#", folder.name) for folder in some}
-    if numbered and (len(shapes) == 1 or len(some) > 2) and not _OF_MASKS.search(parent):
-        return {folder.name for folder in some}
-    first = some[0].folders.keys()
-    if first and all(folder.folders.keys() == first for folder in some):
-        return {folder.name for folder in some}  # each with the same folders and files beside them
-    stems = [folder.stems() for folder in some]
+    numbered = all(re.search(r"\d", folder.name) for folder in folders_without_role)
+    shapes = {re.sub(r"\d+", "#", folder.name) for folder in folders_without_role}
+    if numbered and (len(shapes) == 1 or len(folders_without_role) > 2) and not _OF_MASKS.search(parent):
+        return {folder.name for folder in folders_without_role}
+    first = folders_without_role[0].folders.keys()
+    if first and all(folder.folders.keys() == first for folder in folders_without_role):
+        return {folder.name for folder in folders_without_role}  # each with the same folders and files beside them
+    stems = [folder.stems() for folder in folders_without_role]
     apart = len(set().union(*stems)) > 0.9 * sum(map(len, stems))
-    return {folder.name for folder in some} if apart and len(some) > 2 else set()
+    return {folder.name for folder in folders_without_role} if apart and len(folders_without_role) > 2 else set()
 
 
 def _named(nodes: list[Node], place: list[str]) -> tuple[list[Node], list[str]]:
@@ -137,7 +139,7 @@ def _named(nodes: list[Node], place: list[str]) -> tuple[list[Node], list[str]]:
     name = part_name(rest, set(nodes[0][1]))
     text = f"{{{before}}}{separator}{{{name}}}" if inside else f"{{{name}}}"
     pairs = zip(nodes, rest, strict=True)
-    return [(folder, {**parts, name: normal_form(own)}) for (folder, parts), own in pairs], [*place, text]
+    return [(folder, {**parts, name: normal_form(value)}) for (folder, parts), value in pairs], [*place, text]
 
 
 def part_name(values: list[str], used: set[str], usual: str = "folder") -> str:
@@ -145,7 +147,9 @@ def part_name(values: list[str], used: set[str], usual: str = "folder") -> str:
     heads = {match[1] if (match := re.match(r"([A-Za-z]+)[_-]?\d", value)) else "" for value in values}
     head = heads.pop().lower() if len(heads) == 1 else ""
     name = head if head and head not in _RESERVED else usual
-    return next(one for one in (name, *(f"{name}_{number}" for number in range(2, 99))) if one not in used)
+    return next(
+        candidate for candidate in (name, *(f"{name}_{number}" for number in range(2, 99))) if candidate not in used
+    )
 
 
 def _files_of(nodes: list[Node], place: list[str], suffix: str) -> Iterator[Files]:
@@ -161,11 +165,11 @@ def _files_of(nodes: list[Node], place: list[str], suffix: str) -> Iterator[File
     numbered = [stem for stem in stems if re.search(r"\d", stem) and not BAND.fullmatch(stem)]
     if everywhere and (not numbered or with_files > 3 * len(stems)):
         for stem in sorted(stems):
-            yield _by_parts(f"{head}{stem}{suffix}", [one for one in files if stem_of(one[0]) == stem], names)
+            yield _by_parts(f"{head}{stem}{suffix}", [entry for entry in files if stem_of(entry[0]) == stem], names)
     elif max(stems.values()) == 1:
-        own = {normal_form(stem_of(path)): (path, parts) for path, parts in files}
-        parts_of = {image_id: parts for image_id, (_, parts) in own.items()}
-        yield Files(f"{head}{{id}}{suffix}", {one: path for one, (path, _) in own.items()}, parts=parts_of)
+        by_id = {normal_form(stem_of(path)): (path, parts) for path, parts in files}
+        parts_of = {image_id: parts for image_id, (_, parts) in by_id.items()}
+        yield Files(f"{head}{{id}}{suffix}", {image_id: path for image_id, (path, _) in by_id.items()}, parts=parts_of)
     else:
         name = part_name(list(stems), set(names), "name")
         named = [(path, {**parts, name: normal_form(stem_of(path))}) for path, parts in files]
@@ -181,11 +185,11 @@ def _by_parts(pattern: str, files: list[tuple[Path, dict[str, str]]], names: lis
     if len(names) - first == 1:  # one part is the id itself
         only = names[first]
         pattern = pattern.replace(f"{{{only}}}", "{id}")
-        others = {parts[only]: {key: own for key, own in parts.items() if key != only} for _, parts in files}
+        others = {parts[only]: {key: value for key, value in parts.items() if key != only} for _, parts in files}
         return Files(pattern, {parts[only]: path for path, parts in files}, parts=others if len(names) > 1 else {})
     by_id = {template.format(**parts): (path, parts) for path, parts in files}
     parts_of = {image_id: parts for image_id, (_, parts) in by_id.items()}
-    return Files(pattern, {one: path for one, (path, _) in by_id.items()}, id=template, parts=parts_of)
+    return Files(pattern, {image_id: path for image_id, (path, _) in by_id.items()}, id=template, parts=parts_of)
 
 
 # --- names of files --------------------------------------------------------------------------------------------------
@@ -197,15 +201,15 @@ def _kinds(files: Files) -> list[Files]:
     if files.id or not files.pattern.rsplit("/", 1)[-1].startswith("{id}"):
         return [files]
     matches = {name: match for name in files.paths if (match := _KIND.fullmatch(name))}
-    found: dict[str, dict[str, Path]] = defaultdict(dict)
+    by_end: dict[str, dict[str, Path]] = defaultdict(dict)
     for name, match in matches.items():
-        found[match[2]][match[1]] = files.paths[name]
-    heads = set().union(*found.values()) if found else set()
-    if len(matches) < len(files.paths) or not 2 <= len(found) <= MOST_KINDS or len(heads) > 0.6 * len(files.paths):
+        by_end[match[2]][match[1]] = files.paths[name]
+    heads = set().union(*by_end.values()) if by_end else set()
+    if len(matches) < len(files.paths) or not 2 <= len(by_end) <= MOST_KINDS or len(heads) > 0.6 * len(files.paths):
         return [files]
     place, suffix = files.pattern.rsplit("{id}", 1)
     kinds = []
-    for end, paths in sorted(found.items()):
+    for end, paths in sorted(by_end.items()):
         parts = {head: files.parts.get(head + end, {}) for head in paths} if files.parts else {}
         kinds.append(replace(files, pattern=f"{place}{{id}}{end}{suffix}", paths=paths, parts=parts))
     return kinds
@@ -220,26 +224,26 @@ def without_ending(files: Files) -> Iterator[Files]:
     end = os.path.commonprefix([name[::-1] for name in names])[::-1]
     head, suffix = files.pattern.rsplit("{id}", 1)
     for place in reversed(range(len(end))):
-        own = end[place:]
-        if end[place] in "_-." and all(len(name) > len(own) for name in names):
-            paths = {name.removesuffix(own): path for name, path in files.paths.items()}
-            parts = {name.removesuffix(own): values for name, values in files.parts.items()}
-            yield replace(files, pattern=f"{head}{{id}}{own}{suffix}", paths=paths, parts=parts)
+        ending = end[place:]
+        if end[place] in "_-." and all(len(name) > len(ending) for name in names):
+            paths = {name.removesuffix(ending): path for name, path in files.paths.items()}
+            parts = {name.removesuffix(ending): values for name, values in files.parts.items()}
+            yield replace(files, pattern=f"{head}{{id}}{ending}{suffix}", paths=paths, parts=parts)
 
 
 def _across_endings(groups: list[Files]) -> list[Files]:
     """The groups, with files of one folder that differ only in their suffix merged, as decode reads them."""
     merged: list[Files] = []
-    for files in sorted(groups, key=lambda one: (-len(one.paths), split_ending(one.pattern)[1].isupper())):
+    for files in sorted(groups, key=lambda group: (-len(group.paths), split_ending(group.pattern)[1].isupper())):
         head, ending = split_ending(files.pattern)
-        beside = [one for one in merged if split_ending(one.pattern)[0] == head and one.id == files.id]
-        same = [one for one in beside if same_format(ending, split_ending(one.pattern)[1])]
-        if fitting := same or [one for one in beside if not _belong_to(files, one)]:
+        beside = [group for group in merged if split_ending(group.pattern)[0] == head and group.id == files.id]
+        same = [group for group in beside if same_format(ending, split_ending(group.pattern)[1])]
+        if fitting := same or [group for group in beside if not _belong_to(files, group)]:
             place, first = merged.index(fitting[0]), fitting[0]
             merged[place] = replace(first, paths=files.paths | first.paths, parts=files.parts | first.parts)
         else:
             merged.append(files)
-    return sorted(merged, key=lambda one: one.pattern)
+    return sorted(merged, key=lambda group: group.pattern)
 
 
 def _belong_to(files: Files, others: Files) -> bool:
@@ -274,13 +278,13 @@ def masks_beside(files: Files) -> tuple[Files, Files | None]:
 
 def by_name(groups: list[Files]) -> list[Files]:
     """Returns the files of plain folders with their complete names, such as `x.png`, as ids (`train/{id}`)."""
-    found: dict[str, Files] = {}
+    by_pattern: dict[str, Files] = {}
     for files in groups:
         head, suffix = files.pattern.rsplit("/", 1)[0] if "/" in files.pattern else "", Path(files.pattern).suffix
         if "{" in head or files.pattern.removeprefix(f"{head}/") != f"{{id}}{suffix}":
             continue
         pattern = f"{head}/{{id}}" if head else "{id}"
-        known = found.get(pattern, Files(pattern, {}))
+        known = by_pattern.get(pattern, Files(pattern, {}))
         names = {name + suffix: path for name, path in files.paths.items()}
-        found[pattern] = Files(pattern, known.paths | names, (*known.exclude, *files.exclude))
-    return list(found.values())
+        by_pattern[pattern] = Files(pattern, known.paths | names, (*known.exclude, *files.exclude))
+    return list(by_pattern.values())

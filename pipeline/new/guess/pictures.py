@@ -62,8 +62,8 @@ def reading_of(images: Files, masks: Files | None, sizes: Iterable[tuple[int, in
 
 def _common(files: Files) -> Form | None:
     """The content of files, judged by the first that can be read."""
-    some = some_of(files.paths.values(), 5)
-    return next((form for path in some if (form := form_of(path))), None)
+    sample = some_of(files.paths.values(), 5)
+    return next((form for path in sample if (form := form_of(path))), None)
 
 
 def _same_slices(form: Form, mask: Form | None) -> bool:
@@ -85,7 +85,7 @@ def _whole(images: Files, what: str) -> list[Guess]:
     """The guess for groups of slices or windows: the volume or image that they are part of."""
     count = len(images.paths)
     if count == 1:
-        text = f"there is one training image: its parts are in all folds, and scores say nothing of others than {what}"
+        text = f"there is one training image: its parts are in all folds, so scores only hold for {what}"
         return [Guess("group", None, "guess", text), Guess("split.method", "random", "guess", "there is no group")]
     guesses = [Guess("group", WHOLE, "sure", f"{what}: its parts stay in one fold")]
     if count < SplitSettings().folds:
@@ -98,32 +98,34 @@ def _whole(images: Files, what: str) -> list[Guess]:
 
 def _channels(images: Files, form: Form, volume: bool) -> tuple[list[Guess], int]:
     """`channels`, and how many there are then."""
-    own = form.channels if not volume or not form.first else 1
+    channels = form.channels if not volume or not form.first else 1
     settings: dict[str, Any] = {}
-    told = []
+    texts = []
     if images.bands:
         settings["bands"] = list(images.bands)
         more = f", the middle of {images.all_bands}" * (images.all_bands > len(images.bands))
-        told.append(f"{len(images.bands)} files per image{more}")
+        texts.append(f"{len(images.bands)} files per image{more}")
     if form.first and not volume:
         settings["first"] = True
-        told.append(f"arrays are {form.channels}×{form.rows}×{form.columns}")
-    colours = own in (1, 3) or (own == 4 and not _is_array(images))
+        texts.append(f"arrays are {form.channels}×{form.rows}×{form.columns}")
+    colours = channels in (1, 3) or (channels == 4 and not _is_array(images))
     files = max(1, len(images.bands))
-    if own * files > MOST_CHANNELS:
-        picked = _picked(own, 1 if files > 1 else MOST_CHANNELS)
+    if channels * files > MOST_CHANNELS:
+        picked = _picked(channels, 1 if files > 1 else MOST_CHANNELS)
         settings["pick"] = picked
-        told.append(f"each holds {own} channels, {own * files} in all, but at most {MOST_CHANNELS} are allowed: the "
-                    "middle ones are used, on which the mask need not have been drawn")  # fmt: skip
-        own = len(picked)
+        texts.append(
+            f"each holds {channels} channels, {channels * files} in all, but at most {MOST_CHANNELS} are allowed: the "
+            "middle ones are used, on which the mask need not have been drawn"
+        )
+        channels = len(picked)
     elif settings and not colours:
-        settings["pick"] = list(range(own))
-        told.append(f"all {own} channels of each")
+        settings["pick"] = list(range(channels))
+        texts.append(f"all {channels} channels of each")
     if settings:
-        return [Guess("channels", settings, "guess", "; ".join(told))], own * files
+        return [Guess("channels", settings, "guess", "; ".join(texts))], channels * files
     if not colours:
-        text = f"the files hold {own} channels of {form.rows}×{form.columns}"
-        return [Guess("channels", own, "guess" if own == 4 else "sure", text)], own
+        text = f"the files hold {channels} channels of {form.rows}×{form.columns}"
+        return [Guess("channels", channels, "guess" if channels == 4 else "sure", text)], channels
     return [], channels_of(images.paths.values())
 
 
@@ -160,7 +162,7 @@ def _value_range(images: Files, form: Form) -> list[Guess]:
             lows.append(low)
             highs.append(high)
             ends += [float(finite.min()), float(finite.max())]
-    if not lows or len({np.dtype(one).kind for one in types}) != 1:
+    if not lows or len({np.dtype(dtype).kind for dtype in types}) != 1:
         return []
     return range_of(types, lows, highs, (min(ends), max(ends)))
 
@@ -169,16 +171,16 @@ def _files_of_bands(images: Files) -> list[Path]:
     """A sample of the files, with some of every band."""
     if not images.bands:
         return some_of(images.paths.values(), 50)
-    some = some_of(images.paths.values(), 20)
+    sample = some_of(images.paths.values(), 20)
     head, tail = (text.rpartition("}")[2] if place == 0 else text.partition("{")[0] for place, text in
                   enumerate(images.pattern.split("{band}", 1)))  # fmt: skip
     head, tail = head.rpartition("/")[2], tail.partition("/")[0]
     known = []
     for band in evenly(images.bands, 8):
-        for path in some:
+        for path in sample:
             old, new = f"{head}{images.bands[0]}{tail}", f"{head}{band}{tail}"
-            place, found, rest = str(path).rpartition(old)
-            other = Path(f"{place}{new}{rest}") if found else path
+            place, separator, rest = str(path).rpartition(old)
+            other = Path(f"{place}{new}{rest}") if separator else path
             known.append(other if other.exists() else path)
     return known
 
@@ -192,7 +194,7 @@ def range_of(types: set[np.dtype], lows: list[float], highs: list[float], ends: 
         highs: the 99.9 % quantile of each image's values.
         ends: the lowest and the highest value of all images.
     """
-    dtype = np.dtype(max(types, key=lambda one: np.dtype(one).itemsize))
+    dtype = np.dtype(max(types, key=lambda dtype: np.dtype(dtype).itemsize))
     low, high = min(lows), max(highs)
     usual = ends[1] - ends[0] <= FEW_OUTSIDE * (high - low)
     if usual and dtype.kind != "u":
@@ -201,11 +203,11 @@ def range_of(types: set[np.dtype], lows: list[float], highs: list[float], ends: 
     if dtype in (np.uint8, np.uint16):
         if len(types) != 1:
             return []
-        share, own = used_range(dtype, lows, highs)
+        share, used = used_range(dtype, lows, highs)
         return (
             []
-            if share > SMALL or own[0] == own[1]
-            else [Guess("value_range", own, "guess", f"{seen}; scaled from this range")]
+            if share > SMALL or used[0] == used[1]
+            else [Guess("value_range", used, "guess", f"{seen}; scaled from this range")]
         )
     if dtype.kind == "f" and low >= 0 and high <= 1 and high > 0.5:
         return [Guess("value_range", [0, 1], "guess", seen)]

@@ -79,20 +79,20 @@ def guess_rle(rows: list[MaskRow], placeholder: str = "", writing: Convention = 
             candidates, more = _by_image(straight, candidates)
             verdicts |= more
     best = candidates[0]
-    if best.offsets == "relative" and len({one.base for one in candidates}) > 1:
+    if best.offsets == "relative" and len({candidate.base for candidate in candidates}) > 1:
         best = replace(best, base=0)
-        verdicts["base"] = ("guess", "no mask tells; relative starts mostly count from 0 (SIIM-ACR Pneumothorax)")
-    why = "both fit, and no mask tells them apart" if full else "no row has a mask to judge by"
+        verdicts["base"] = ("guess", "no mask shows it; relative starts mostly count from 0 (SIIM-ACR Pneumothorax)")
+    why = "both fit, and no mask distinguishes them" if full else "no row has a mask to judge by"
     unknown: Verdict = ("guess", f"{why}; images are too large to compare outlines" if full and not small else why)
     aspects = ("order", "base") if writing.is_pairs else ("order",)
-    found = [Guess(f"rle.{aspect}", getattr(best, aspect), *verdicts.get(aspect, unknown)) for aspect in aspects]
+    guesses = [Guess(f"rle.{aspect}", getattr(best, aspect), *verdicts.get(aspect, unknown)) for aspect in aspects]
     for key in ("format", "separator", "run_separator", "as_json"):
         if getattr(writing, key) != getattr(Convention(), key):
-            found.append(
+            guesses.append(
                 Guess(f"rle.{key}", getattr(writing, key), "sure", "all rows that are not empty are written so")
             )
-    said = [Guess("rle.offsets", best.offsets, *verdicts.get("offsets", unknown))]
-    return [*found, empty, *(said if best.offsets == "relative" else [])]
+    offsets = [Guess("rle.offsets", best.offsets, *verdicts.get("offsets", unknown))]
+    return [*guesses, empty, *(offsets if best.offsets == "relative" else [])]
 
 
 def guess_empty(texts: list[str], placeholder: str = "", writing: Convention = Convention()) -> Guess:
@@ -105,7 +105,7 @@ def guess_empty(texts: list[str], placeholder: str = "", writing: Convention = C
     }
     rows = f"of {len(texts)} rows"
     if odd:
-        text = max(odd, key=lambda one: odd[one])
+        text = max(odd, key=lambda text: odd[text])
         return Guess(
             "rle.empty", text, "sure" if odd[text] > 1 else "guess", f"{odd[text]} {rows} hold it, and it is no mask"
         )
@@ -166,8 +166,8 @@ def _by_fit(rows: list[MaskRow], written: Convention) -> tuple[list[Convention],
     fits: dict[Fit, int] = {key: 0 for key in product(_OFFSETS, _BASES)}
     for offsets in _OFFSETS:
         if offsets == "relative" and max(fits.values()) == len(rows) > MOST_FITTED:
-            some = evenly(rows, MOST_FITTED)  # all others need not be tried where some do not fit
-            if not all(_inside(row, replace(written, base=0, offsets=offsets)) for row in some):
+            sample = evenly(rows, MOST_FITTED)  # all others need not be tried where some do not fit
+            if not all(_inside(row, replace(written, base=0, offsets=offsets)) for row in sample):
                 break
         for row in rows:
             runs = parsed(row.text, replace(written, base=0, offsets=offsets))
@@ -180,14 +180,14 @@ def _by_fit(rows: list[MaskRow], written: Convention) -> tuple[list[Convention],
     verdicts: dict[str, Verdict] = {}
     for place, aspect in enumerate(("offsets", "base")):
         if rows and len({key[place] for key in kept}) == 1:
-            own = kept[0][place]
-            others, other = max((count, _NAMES[key[place]]) for key, count in fits.items() if key[place] != own)
+            value = kept[0][place]
+            others, other = max((count, _NAMES[key[place]]) for key, count in fits.items() if key[place] != value)
             whole = most == len(rows)
             count = f"all {most}" if whole else f"{most} of {len(rows)}"
-            text = f"{count} masks fit their image with {_NAMES[own]}, {others} with {other}"
+            text = f"{count} masks fit their image with {_NAMES[value]}, {others} with {other}"
             verdicts[aspect] = "sure" if whole else "guess", text
     candidates = [replace(written, base=base, offsets=offsets) for offsets, base in kept]
-    return [replace(one, order=order) for one in candidates for order in _ORDERS], verdicts
+    return [replace(candidate, order=order) for candidate in candidates for order in _ORDERS], verdicts
 
 
 def _by_steps(rows: list[MaskRow], candidates: list[Convention]) -> tuple[list[Convention], dict[str, Verdict]]:
@@ -205,11 +205,11 @@ def _by_steps(rows: list[MaskRow], candidates: list[Convention]) -> tuple[list[C
     best, other = sorted(_ORDERS, key=lambda order: -counts[order])
     if counts[best] < LEAST_STEPS or counts[best] < 3 * counts[other]:
         return candidates, {}
-    what = "column" if best == "column" else "row"
-    text = f"{counts[best]} runs start about the length of a {what} after the one before, {counts[other]} of a "
+    line = "column" if best == "column" else "row"
+    text = f"{counts[best]} runs start about the length of a {line} after the one before, {counts[other]} of a "
     text += "row" if best == "column" else "column"
     verdict: Verdict = ("sure" if counts[best] >= SURE_STEPS else "guess", text)
-    return [one for one in candidates if one.order == best] or candidates, {"order": verdict}
+    return [candidate for candidate in candidates if candidate.order == best] or candidates, {"order": verdict}
 
 
 def _inside(row: MaskRow, convention: Convention) -> bool:
@@ -228,15 +228,17 @@ def other_size(rows: list[MaskRow], guesses: list[Guess]) -> str | None:
     values = {guess.key.removeprefix("rle."): guess.value for guess in guesses if guess.key.startswith("rle.")}
     convention = Convention(**values)
     rows = [row for row in rows if row.shape[0] * row.shape[1] <= forms.HUGE]
-    some = affordable([row for row in rows if row.text.strip() not in ("", convention.empty)])
-    full = [row for row in some if decoded(row, convention) is not None]
+    sample = affordable([row for row in rows if row.text.strip() not in ("", convention.empty)])
+    full = [row for row in sample if decoded(row, convention) is not None]
     shapes = {row.shape for row in full}
     if len(full) < LEAST_SIZED or len(shapes) != 1 or not convention.is_pairs:
         return None
     (height, width) = shapes.pop()
-    found = [runs for row in full if (runs := parsed(row.text, convention)) is not None and len(runs)]
-    end = max((int(runs[-1].sum()) for runs in found), default=0)
-    own = sum(min(outline_length(decoded(row, replace(convention, order=order))) for order in _ORDERS) for row in full)
+    run_lists = [runs for row in full if (runs := parsed(row.text, convention)) is not None and len(runs)]
+    end = max((int(runs[-1].sum()) for runs in run_lists), default=0)
+    full_length = sum(
+        min(outline_length(decoded(row, replace(convention, order=order))) for order in _ORDERS) for row in full
+    )
     for factor in range(2, 11):
         smaller = round(height / factor), round(width / factor)
         if smaller[0] * smaller[1] < end:
@@ -245,11 +247,11 @@ def other_size(rows: list[MaskRow], guesses: list[Guess]) -> str | None:
         length = sum(
             min(outline_length(decoded(row, replace(convention, order=order))) for order in _ORDERS) for row in resized
         )
-        if length < TORN * own:
+        if length < TORN * full_length:
             return (
                 f"the masks look like those of images of {smaller[0]}×{smaller[1]}, {factor} times smaller than theirs "
-                f"({height}×{width}): their outlines are {own / max(length, 1):.1f} times shorter so; save the images "
-                "at that size, as decode reads masks at the size of the images"
+                f"({height}×{width}): their outlines are then {full_length / max(length, 1):.1f} times shorter; save "
+                "the images at that size, because decode reads masks at the size of the images"
             )
     return None
 
@@ -266,7 +268,7 @@ def _by_mask_files(rows: list[MaskRow], candidates: list[Convention]) -> tuple[l
             mask = read_image(row.mask, as_mask=True) > 0  # type: ignore[arg-type]
         except ValueError:
             continue
-        equal.update(one for one in candidates if _equals(decoded(row, one), mask[..., 0]))
+        equal.update(candidate for candidate in candidates if _equals(decoded(row, candidate), mask[..., 0]))
     (best, count), (_, second) = (*equal.most_common(2), (candidates[0], 0), (candidates[0], 0))[:2]
     if count < CLEAR_SHARE * len(chosen) or count < CLEAR_COUNT or second > 0.5 * count:
         return candidates, {}
@@ -274,8 +276,8 @@ def _by_mask_files(rows: list[MaskRow], candidates: list[Convention]) -> tuple[l
     return [best], dict.fromkeys(("offsets", "order", "base"), verdict)
 
 
-def _equals(one: np.ndarray | None, other: np.ndarray) -> bool:
-    return one is not None and one.shape == other.shape and bool((one == other).all())
+def _equals(mask: np.ndarray | None, other: np.ndarray) -> bool:
+    return mask is not None and mask.shape == other.shape and bool((mask == other).all())
 
 
 # --- does it follow the image? ---------------------------------------------------------------------------------------
@@ -283,13 +285,13 @@ def _equals(one: np.ndarray | None, other: np.ndarray) -> bool:
 
 def _by_image(rows: list[MaskRow], candidates: list[Convention]) -> tuple[list[Convention], dict[str, Verdict]]:
     """The order in which the outlines of masks follow edges in the image, which decides on square images."""
-    if len({one.order for one in candidates}) == 1:
+    if len({candidate.order for candidate in candidates}) == 1:
         return candidates, {}
-    by_column = next(one for one in candidates if one.order == "column")
+    by_column = next(candidate for candidate in candidates if candidate.order == "column")
     z, count = edge_score(rows, by_column)
     order = "row" if z <= -WEAK_Z else "column"
     seen = f"on square images: edges along {count} outlines against those along their mirrors, z = {abs(z):.1f}"
     if abs(z) < WEAK_Z:
         seen = f"square images look alike in both orders ({seen.removeprefix('on square images: ')})"
     verdict: Verdict = ("sure" if abs(z) >= CLEAR_Z and count >= CLEAR_IMAGES else "guess", seen)
-    return [one for one in candidates if one.order == order], {"order": verdict}
+    return [candidate for candidate in candidates if candidate.order == order], {"order": verdict}

@@ -55,8 +55,8 @@ class Stack:
     @property
     def words(self) -> set[str]:
         """The words in its name, without those of folders."""
-        own = self.name.rpartition(":")[2].rpartition("/")[2].removesuffix(".npy")
-        return {word.lower() for word in _WORDS.findall(own)} | {word.lower() for word in own.split("_")}
+        name = self.name.rpartition(":")[2].rpartition("/")[2].removesuffix(".npy")
+        return {word.lower() for word in _WORDS.findall(name)} | {word.lower() for word in name.split("_")}
 
     @property
     def part(self) -> str:
@@ -80,21 +80,21 @@ def stacks_in(folder: Path, paths: Iterable[Path]) -> list[Stack]:
     files = [path for path in paths if path.suffix.lower() in (".npy", ".npz")]
     if len(files) > MOST_FILES:
         return []
-    found: list[Stack] = []
+    stacks: list[Stack] = []
     for path in files:
         name = path.relative_to(folder).as_posix()
         try:
             if path.suffix.lower() == ".npy":
                 with path.open("rb") as file:
-                    found.append(Stack(name, *_head(file)))
+                    stacks.append(Stack(name, *_head(file)))
                 continue
             with zipfile.ZipFile(path) as archive:
                 for member in archive.namelist():
                     with archive.open(member) as inside:
-                        found.append(Stack(f"{name}:{member.removesuffix('.npy')}", *_head(inside)))
+                        stacks.append(Stack(f"{name}:{member.removesuffix('.npy')}", *_head(inside)))
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             continue
-    return found
+    return stacks
 
 
 def told(folder: Path, paths: Iterable[Path]) -> str:
@@ -102,7 +102,7 @@ def told(folder: Path, paths: Iterable[Path]) -> str:
     stacks = stacks_in(folder, paths)
     if not stacks:
         return ""
-    shown = ", ".join(one.told for one in stacks[:4]) + f" and {len(stacks) - 4} more" * (len(stacks) > 4)
+    shown = ", ".join(stack.told for stack in stacks[:4]) + f" and {len(stacks) - 4} more" * (len(stacks) > 4)
     return (
         f"; the arrays are {shown}. Arrays of all images need an array of as many masks, with the same rows and "
         "columns and few values. Arrays of single images need separate files for images and masks"
@@ -120,13 +120,14 @@ def _head(file: Any) -> tuple[tuple[int, ...], np.dtype]:
 def draft_of(folder: Path, paths: list[Path], title: str) -> Draft | None:
     """Returns the settings for stacked arrays; None if no arrays of images and masks match each other."""
     stacks = stacks_in(folder, paths)
-    pair = _pair([one for one in stacks if one.part == "train"], folder)
+    pair = _pair([stack for stack in stacks if stack.part == "train"], folder)
     if pair is None:
         return None
     images, masks = pair
-    test = next((one for one in stacks if one.part == "test" and _alike(one, images)), None)
+    test = next((stack for stack in stacks if stack.part == "test" and _alike(stack, images)), None)
     truth = next(
-        (one for one in stacks if test and one.part == "test" and one is not test and _mask_of(one, test)), None
+        (stack for stack in stacks if test and stack.part == "test" and stack is not test and _mask_of(stack, test)),
+        None,
     )
     first = _is_first(images)
     rows, columns = images.shape[2:4] if first else images.shape[1:3]
@@ -165,11 +166,13 @@ def draft_of(folder: Path, paths: list[Path], title: str) -> Draft | None:
 
 def _pair(stacks: list[Stack], folder: Path) -> tuple[Stack, Stack] | None:
     """The arrays of images and masks, found by their names, shapes and values."""
-    pairs = [(one, other) for one in stacks for other in stacks if one is not other and _mask_of(other, one)]
-    pairs = [(one, other) for one, other in pairs if not one.words & _MASKS and not other.words & _IMAGES]
-    pairs = [(one, other) for one, other in pairs if one.words & _IMAGES or other.words & _MASKS]
+    pairs = [
+        (images, other) for images in stacks for other in stacks if images is not other and _mask_of(other, images)
+    ]
+    pairs = [(images, other) for images, other in pairs if not images.words & _MASKS and not other.words & _IMAGES]
+    pairs = [(images, other) for images, other in pairs if images.words & _IMAGES or other.words & _MASKS]
     pairs.sort(key=lambda pair: bool(pair[0].words & _IMAGES) + bool(pair[1].words & _MASKS), reverse=True)
-    return next(((one, other) for one, other in pairs if _few_values(other, folder)), None)
+    return next(((images, other) for images, other in pairs if _few_values(other, folder)), None)
 
 
 def _is_first(images: Stack) -> bool:
@@ -182,12 +185,12 @@ def _mask_of(masks: Stack, images: Stack) -> bool:
     if len(images.shape) not in (3, 4) or len(masks.shape) not in (3, 4) or masks.shape[0] != images.shape[0]:
         return False
     sides = images.shape[2:] if _is_first(images) else images.shape[1:3]
-    own = masks.shape[2:] if _is_first(images) and len(masks.shape) == 4 else masks.shape[1:3]
-    return own == sides
+    rows_columns = masks.shape[2:] if _is_first(images) and len(masks.shape) == 4 else masks.shape[1:3]
+    return rows_columns == sides
 
 
-def _alike(one: Stack, other: Stack) -> bool:
-    return one.shape[1:] == other.shape[1:] and one.dtype == other.dtype and not one.words & _MASKS
+def _alike(stack: Stack, other: Stack) -> bool:
+    return stack.shape[1:] == other.shape[1:] and stack.dtype == other.dtype and not stack.words & _MASKS
 
 
 def _few_values(masks: Stack, folder: Path) -> bool:
@@ -203,31 +206,36 @@ def _few_values(masks: Stack, folder: Path) -> bool:
 
 def _pixels(images: Stack, folder: Path, first: bool) -> tuple[list[Guess], int]:
     """The guesses for channels and range of values, and the number of channels for a network."""
-    some = images.rows(folder, 50)
-    count = 1 if some.ndim == 3 else some.shape[1 if first else 3]
+    sample = images.rows(folder, 50)
+    count = 1 if sample.ndim == 3 else sample.shape[1 if first else 3]
     guesses = [Guess("channels_first", True, "sure", "the shape of the images")] if first else []
     if count not in (1, 3):
         guesses.append(Guess("channels", count, "guess" if count == 4 else "sure", f"{images.told}"))
     ends = [
-        extremes(one.astype(np.float64) if one.dtype.kind == "f" else one) for one in some if np.isfinite(one).all()
+        extremes(image.astype(np.float64) if image.dtype.kind == "f" else image)
+        for image in sample
+        if np.isfinite(image).all()
     ]
     if ends:
         guesses += range_of(
-            {some.dtype}, [low for low, _ in ends], [high for _, high in ends], (float(some.min()), float(some.max()))
+            {sample.dtype},
+            [low for low, _ in ends],
+            [high for _, high in ends],
+            (float(sample.min()), float(sample.max())),
         )
     if count == 3:
-        planes = np.moveaxis(some, 1, -1) if first else some
+        planes = np.moveaxis(sample, 1, -1) if first else sample
         count = 3 if (planes[..., :1] != planes).any() else 1
     return guesses, count
 
 
 def _classes(masks: Stack, folder: Path, first: bool) -> list[Guess]:
     """The classes, from the planes or the values of masks."""
-    some = masks.rows(folder)
-    planes = some.shape[1 if first else 3] if some.ndim == 4 else 1
-    values, counts = np.unique(some, return_counts=True)
+    sample = masks.rows(folder)
+    planes = sample.shape[1 if first else 3] if sample.ndim == 4 else 1
+    values, counts = np.unique(sample, return_counts=True)
     if planes > 1:
-        by_plane = np.moveaxis(some, 1, -1) if first else some
+        by_plane = np.moveaxis(sample, 1, -1) if first else sample
         whole = bool((by_plane.sum(axis=-1) == 1).all())
         names = (["background"] if whole else []) + [f"class_{number}" for number in range(1, planes + (not whole))]
         relation = "exactly one per pixel; the first is assumed to be the background" if whole else "which overlap"
@@ -235,10 +243,10 @@ def _classes(masks: Stack, folder: Path, first: bool) -> list[Guess]:
         kind = "multiclass" if whole else "multilabel"
         return [Guess("kind", kind, "guess", text), Guess("classes", names, "guess", "choose the names"),
                 MEAN_IOU if whole else METRIC]  # fmt: skip
-    found: dict[Value, int] = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-    if len([value for value in found if value]) == 1:
-        return [one_class("masks hold " + " and ".join(map(str, found))), METRIC]
-    guesses = classes_of_values(Counter(found))
+    pixels_of: dict[Value, int] = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    if len([value for value in pixels_of if value]) == 1:
+        return [one_class("masks hold " + " and ".join(map(str, pixels_of))), METRIC]
+    guesses = classes_of_values(Counter(pixels_of))
     return [*guesses, MEAN_IOU]
 
 
@@ -266,7 +274,9 @@ def _of_tables(
         guesses.append(
             Guess("sample_submission", None, "guess", "no table is a sample submission with rows of test images")
         )
-    others = [one for one in tables if one.name not in used and not one.is_sample and len(one.frame) == len(ids)]
+    others = [
+        table for table in tables if table.name not in used and not table.is_sample and len(table.frame) == len(ids)
+    ]
     further = None
     if others:
         used.add(others[0].name)
@@ -280,13 +290,13 @@ def _unused(
     folder: Path, paths: list[Path], stacks: list[Stack], taken: list[Stack | None], tables: list[Table], used: set[str]
 ) -> list[str]:
     """Sentences about the files that are not used."""
-    names = {one.name for one in taken if one}
-    notes = [f"not used: the array {one.told}" for one in stacks if one.name not in names]
+    names = {stack.name for stack in taken if stack}
+    notes = [f"not used: the array {stack.told}" for stack in stacks if stack.name not in names]
     for table in tables:
         if table.name not in used:
             columns = ", ".join(map(str, table.frame.columns[:6]))
             notes.append(f"not used: {table.name} ({len(table.frame)} rows; columns {columns})")
-    known = {one.name.partition(":")[0] for one in stacks} | {table.name for table in tables}
+    known = {stack.name.partition(":")[0] for stack in stacks} | {table.name for table in tables}
     others = [name for path in paths if (name := path.relative_to(folder).as_posix()) not in known]
     others = [name for name in others if not name.lower().endswith((".csv", ".txt", ".md"))]
     if others:

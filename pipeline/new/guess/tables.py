@@ -67,7 +67,7 @@ class Key:
     @cached_property
     def share(self) -> float:
         """The share of the rows that name an existing image."""
-        return sum(one in self.files.paths for one in self.ids) / max(len(self.ids), 1)
+        return sum(image_id in self.files.paths for image_id in self.ids) / max(len(self.ids), 1)
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -120,7 +120,7 @@ def read_tables(folder: Path, paths: Iterable[Path]) -> tuple[list[Table], list[
     files = sorted((path for path in paths if path.suffix.lower() == ".csv"), key=lambda path: natural(str(path)))
     places = Counter(path.parent for path in files)
     crowded = {place: count for place, count in places.items() if count > MOST_TABLES}
-    found = []
+    tables = []
     notes = [f"not used: {count} CSVs in {place.relative_to(folder)}/" for place, count in crowded.items()]
     alike: dict[str, int] = Counter()
     called = Counter(path.name for path in files if path.parent not in crowded)
@@ -140,8 +140,8 @@ def read_tables(folder: Path, paths: Iterable[Path]) -> tuple[list[Table], list[
             continue
         pixels = len(header) - 1 if wide and header[1:] == [str(number) for number in range(len(header) - 1)] else 0
         column, writing = rle_column(frame)
-        found.append(Table(name, frame, column, pixels, writing))
-    return found, notes
+        tables.append(Table(name, frame, column, pixels, writing))
+    return tables, notes
 
 
 def rle_column(frame: pd.DataFrame) -> tuple[str | None, Convention]:
@@ -155,12 +155,12 @@ def rle_column(frame: pd.DataFrame) -> tuple[str | None, Convention]:
     for column in frame.columns:
         texts = frame[column].str.strip()
         texts = texts[texts != ""]
-        if texts.empty or not (found := writing_of(texts)):
+        if texts.empty or not (format_and_fitting := writing_of(texts)):
             continue
-        writing, fitting = found
+        writing, fitting = format_and_fitting
         others = texts[~fitting].value_counts()
         damaged = [count == 1 and is_damaged(text, count, writing) for text, count in others.items()]
-        strange = others[[not one for one in damaged]]
+        strange = others[[not flag for flag in damaged]]
         if strange[1:].sum() <= 0.05 * len(texts) and sum(damaged) <= 0.5 * fitting.sum():
             lengths[str(column)], writings[str(column)] = texts[fitting].str.len().mean(), writing
     if not lengths:
@@ -185,12 +185,12 @@ def find_key(table: Table, groups: list[Files], by_file: bool = False) -> Key | 
     """Returns the reading of a table's rows that names most images of a group, with the fewest labels; None if no
     reading names any image."""
     frame = table.frame.drop(columns=[table.rle] if table.rle else [])
-    some = frame.iloc[evenly(range(len(frame)), SAMPLED)]
+    sample = frame.iloc[evenly(range(len(frame)), SAMPLED)]
     best: Key | None = None
     for readings in (_plain, *((_by_file,) if by_file else ()), _with_label, _of_two_columns):
         for files in groups:
             for reading in readings(frame):
-                if len(some) < len(frame) and not reading(some, files).share:
+                if len(sample) < len(frame) and not reading(sample, files).share:
                     continue  # none of the sampled rows names an image
                 key = reading(frame, files)
                 if key.share and (best is None or key.rank > best.rank):
@@ -220,8 +220,8 @@ def _by_file(frame: pd.DataFrame) -> Iterator[Reading]:
 
 def _named_files(column: str, rows: pd.DataFrame, files: Files) -> Key:
     find = image_finder(files.paths)
-    found = {text: find(text) for text in rows[column].unique()}
-    return Key(column, None, files, rows[column].map(found).tolist(), None)
+    ids = {text: find(text) for text in rows[column].unique()}
+    return Key(column, None, files, rows[column].map(ids).tolist(), None)
 
 
 def _with_label(frame: pd.DataFrame) -> Iterator[Reading]:
@@ -265,7 +265,7 @@ def rows_of(table: Table, key: Key) -> Rows:
     twice = table.frame.duplicated()
     if twice.any() and not twice.all():  # repeated rows are faults, which decode reports
         once = [not again for again in twice]
-        ids, labels = [list(compress(own, once)) if own else own for own in (key.ids, key.labels)]
+        ids, labels = [list(compress(values, once)) if values else values for values in (key.ids, key.labels)]
         return rows_of(replace(table, frame=table.frame[~twice]), replace(key, ids=ids or [], labels=labels))
     images, rows = len(set(key.ids)), len(key.ids)
     if key.labels is not None:
@@ -308,7 +308,7 @@ def _tells_apart(ids: list[str], labels: list[str]) -> bool:
     by_image: dict[str, list[str]] = {}
     for image_id, label in zip(ids, labels, strict=True):
         by_image.setdefault(image_id, []).append(label)
-    ordered = [sorted(own, key=natural) for own in by_image.values()]
-    numbers = max(ordered, key=lambda own: len(own))
-    counted = all(own == numbers[: len(own)] for own in ordered)
-    return not counted or len({len(own) for own in ordered}) == 1
+    ordered = [sorted(labels_of_image, key=natural) for labels_of_image in by_image.values()]
+    numbers = max(ordered, key=lambda labels_of_image: len(labels_of_image))
+    counted = all(labels_of_image == numbers[: len(labels_of_image)] for labels_of_image in ordered)
+    return not counted or len({len(labels_of_image) for labels_of_image in ordered}) == 1

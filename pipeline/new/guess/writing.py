@@ -35,19 +35,24 @@ def writing_of(texts: pd.Series) -> tuple[Convention, pd.Series] | None:
         if (numbers & ~pairs).sum() > 0.2 * numbers.sum():  # masks with an odd number of numbers
             return Convention(format="counts"), numbers
         return Convention(), pairs
-    some = evenly(texts.drop_duplicates().tolist(), SAMPLED)
-    votes = Counter(found for text in some if (found := _writing(text)) is not None)
-    counts = {len(re.findall(r"\d+", text)) for text in some}
+    sample = evenly(texts.drop_duplicates().tolist(), SAMPLED)
+    votes = Counter(written for text in sample if (written := _writing(text)) is not None)
+    counts = {len(re.findall(r"\d+", text)) for text in sample}
     if not votes or (
-        "coco" not in {one.format.split("_")[0] for one in votes} and (max(counts) < LEAST or len(counts) < 2)
+        "coco" not in {convention.format.split("_")[0] for convention in votes}
+        and (max(counts) < LEAST or len(counts) < 2)
     ):
         return None
     best = votes.most_common(1)[0][0]
-    if best.format == "coco" and not best.as_json and votes[best] < 0.5 * len(some):
+    if best.format == "coco" and not best.as_json and votes[best] < 0.5 * len(sample):
         return None
     if best.separator != " " and best.run_separator is None and best.as_json is None:
-        several = [one for one in votes if one.run_separator == best.separator or one.separator == best.separator]
-        best = next((one for one in several if one.run_separator), best)
+        several = [
+            convention
+            for convention in votes
+            if convention.run_separator == best.separator or convention.separator == best.separator
+        ]
+        best = next((convention for convention in several if convention.run_separator), best)
     fitting = texts.map(lambda text: _fits(text, best)).astype(bool)
     return (best, fitting) if fitting.any() else None
 
@@ -92,9 +97,9 @@ def _of_json(text: str) -> Convention | None:
         return Convention(format=form, as_json="coco") if form else None  # type: ignore[arg-type]
     if not isinstance(value, list) or not value:
         return None
-    if all(isinstance(one, list) and len(one) == 2 for one in value):
+    if all(isinstance(run, list) and len(run) == 2 for run in value):
         return Convention(as_json="pairs")
-    if all(isinstance(one, int) for one in value):
+    if all(isinstance(number, int) for number in value):
         return Convention(as_json="list") if len(value) % 2 == 0 else Convention(format="counts", as_json="list")
     return None
 

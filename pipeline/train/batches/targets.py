@@ -29,21 +29,21 @@ class Chosen:
     """A description of the numbers of images, for the console."""
 
 
-def mask_origins(found: pd.DataFrame, image_ids: pd.Series, use: np.ndarray) -> dict[int, list[int]]:
+def mask_origins(findings: pd.DataFrame, image_ids: pd.Series, use: np.ndarray) -> dict[int, list[int]]:
     """Returns, for each row with the use relabel or soft, the rows whose masks may form its target.
 
     For relabel these are its partners in the order of outliers.csv. For soft these are all images connected to it,
     including itself, in ascending order.
 
     Args:
-        found: the table of outliers.csv.
+        findings: the table of outliers.csv.
         image_ids: the ids of the training table (N,).
         use: the use of each image in training (N,): train, drop, relabel or soft.
 
     Raises:
         PipelineError: outliers.csv names no partner for such an image.
     """
-    pairs = {action: _pairs(found[found["action"] == action], image_ids) for action in ("relabel", "soft")}
+    pairs = {action: _pairs(findings[findings["action"] == action], image_ids) for action in ("relabel", "soft")}
     group = connected_groups(len(image_ids), *pairs["soft"].T)
     made_from = {int(row): np.flatnonzero(group == group[row]).tolist() for row in np.flatnonzero(use == "soft")}
     left, right = pairs["relabel"].T
@@ -103,11 +103,11 @@ def mean_mask(masks: np.ndarray) -> np.ndarray:
     return np.where(ignored, np.float32(IGNORE), masks.mean(0, dtype=np.float32))
 
 
-def _pairs(found: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
+def _pairs(findings: pd.DataFrame, image_ids: pd.Series) -> np.ndarray:
     """Returns the rows (P, 2) int64 of both images of each finding, without findings about other than training
     images."""
     index = pd.Index(image_ids)
-    pairs = np.stack([index.get_indexer(found[name]) for name in ("image_id", "partner_id")], axis=1)
+    pairs = np.stack([index.get_indexer(findings[name]) for name in ("image_id", "partner_id")], axis=1)
     return pairs[(pairs >= 0).all(1)].astype(np.int64)
 
 

@@ -25,10 +25,10 @@ def read(file: str, data: Any) -> Iterator[Annotated]:
     images: dict[Any, Annotated] = {}
     for number, image in enumerate(_entries(data, "images", ("id", "file_name"))):
         rows, columns = image.get("height"), image.get("width")
-        own = (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
+        size = (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
         if image["id"] in images:
             raise ValueError(f"images[{number}] has the same id {image['id']!r} as another image")
-        images[image["id"]] = Annotated(file, size=own, image=str(image["file_name"]))
+        images[image["id"]] = Annotated(file, size=size, image=str(image["file_name"]))
     for number, annotation in enumerate(_entries(data, "annotations", ("image_id", "category_id"))):
         name = f"annotation {annotation.get('id', number)}"
         if annotation["image_id"] not in images:

@@ -40,11 +40,11 @@ def read_file(path: Path, file: str) -> list[Annotated]:
     Raises:
         PipelineError: the file cannot be read, is not JSON, has no known format, or contains an error.
     """
-    found: list[Annotated] = []
+    images: list[Annotated] = []
     for row, data in _values(path, file):
         where = file if row is None else f"{file} row {row}"
         if data in ([], {}):  # an image without regions
-            found.append(Annotated(where))
+            images.append(Annotated(where))
             continue
         name = format_of(data)
         if name is None:
@@ -54,14 +54,14 @@ def read_file(path: Path, file: str) -> list[Annotated]:
                 f"{where} holds a {type(data).__name__}{keys} and no annotations; expected one of the formats {known}."
             )
         try:
-            found += FORMATS[name][1](where, data)
+            images += FORMATS[name][1](where, data)
         except ValueError as error:
             raise PipelineError(f"{where}: {error}; correct it.") from None
         except (AttributeError, KeyError, TypeError, IndexError) as error:
             raise PipelineError(
                 f"{where} does not follow the format {name} ({type(error).__name__}: {error})."
             ) from None
-    return found
+    return images
 
 
 def _values(path: Path, file: str) -> Iterator[tuple[int | None, Any]]:
@@ -99,40 +99,44 @@ def read_annotations(
     """
     settings: Subset = getattr(competition, subset)
     pattern = settings.annotations or ""
-    found: dict[str, Annotated] = {}
+    by_id: dict[str, Annotated] = {}
     faults: list[Fault] = []
     unknown: list[Annotated] = []
-    for image_id, one in _by_image(settings, pattern, folder, files):
+    for image_id, annotated in _by_image(settings, pattern, folder, files):
         if image_id is None:
-            unknown.append(one)
-        elif image_id in found:
-            text = f"image {image_id} is already in {found[image_id].file}"
-            faults.append(Fault(one.file, None, text, image_id if subset == "train" else None))
+            unknown.append(annotated)
+        elif image_id in by_id:
+            text = f"image {image_id} is already in {by_id[image_id].file}"
+            faults.append(Fault(annotated.file, None, text, image_id if subset == "train" else None))
         else:
-            found[image_id] = one
-    faults += [fault for image_id, one in found.items() for fault in _label_faults(competition, subset, image_id, one)]
+            by_id[image_id] = annotated
+    faults += [
+        fault
+        for image_id, annotated in by_id.items()
+        for fault in _label_faults(competition, subset, image_id, annotated)
+    ]
     texts = []
     if unknown:
-        what = f"{len(unknown)} annotated images have no file that fits {settings.images}"
-        texts.append(f"{what}, {unknown[0].image or unknown[0].file} for instance: are they elsewhere?")
-    if not found and files.paths:
+        what = f"{len(unknown)} annotated images have no file that matches {settings.images}"
+        texts.append(f"{what}, for instance {unknown[0].image or unknown[0].file}: are they in another folder?")
+    if not by_id and files.paths:
         raise PipelineError(
             f"{pattern} describes none of the images that match {settings.images}; "
             f"{what if unknown else 'it contains no images'}: correct `masks` or `images`."
         )
-    crowds = sum(region.ignored for one in found.values() for region in one.regions)
+    crowds = sum(region.ignored for annotated in by_id.values() for region in annotated.regions)
     if crowds:
         what = f"{crowds} regions of {pattern} are crowds" if crowds > 1 else f"1 region of {pattern} is a crowd"
         texts.append(f"{what} (iscrowd): the pixels of crowds are ignored")
     if competition.columns.absent == "fault":
-        for image_id in sorted(files.paths.keys() - found.keys(), key=natural):
+        for image_id in sorted(files.paths.keys() - by_id.keys(), key=natural):
             text = (
                 f"image has no annotations in {pattern}; if such images have an empty mask, set `columns: {{absent: "
                 f"empty}}`"
             )
             file = files.paths[image_id].relative_to(folder).as_posix()
             faults.append(Fault(file, None, text, image_id if subset == "train" else None))
-    return found, faults, texts
+    return by_id, faults, texts
 
 
 def _by_image(
@@ -141,9 +145,9 @@ def _by_image(
     """Yields each annotated image with its id, which is None if it has no file."""
     if "{" not in pattern:
         by_name = file_finder(files, folder)
-        for one in read_file(as_on_disk(folder, pattern), pattern):
-            image_id = by_name(one.image)
-            yield (image_id if image_id is not None and files.has(image_id) else None), one
+        for annotated in read_file(as_on_disk(folder, pattern), pattern):
+            image_id = by_name(annotated.image)
+            yield (image_id if image_id is not None and files.has(image_id) else None), annotated
         return
     expression = pattern_expression(normal_form(pattern))
     names = list(expression.groupindex)
@@ -160,9 +164,9 @@ def _by_image(
         if match is None or path.name.startswith("."):
             continue
         image_id = by_key.get(tuple(match[name] for name in names))
-        found = read_file(path, name)
-        regions = [region for one in found for region in one.regions]
-        size = next((one.size for one in found if one.size), None)
+        images = read_file(path, name)
+        regions = [region for annotated in images for region in annotated.regions]
+        size = next((annotated.size for annotated in images if annotated.size), None)
         known = image_id is not None and files.has(image_id)
         yield (image_id if known else None), Annotated(name, regions, size)
 
@@ -182,11 +186,11 @@ def _number(competition: RleCsv, numbers: dict[str, int], region: Region) -> int
     return rest[0] if number is None and rest else number
 
 
-def _label_faults(competition: RleCsv, subset: SubsetName, image_id: str, one: Annotated) -> Iterator[Fault]:
+def _label_faults(competition: RleCsv, subset: SubsetName, image_id: str, annotated: Annotated) -> Iterator[Fault]:
     if competition.other_labels == "leave_out":
         return
     numbers, told = class_numbers(competition), set()
-    for region in one.regions:
+    for region in annotated.regions:
         if _number(competition, numbers, region) is None and region.label not in told:
             told.add(region.label)
             label = "no label" if region.label is None else f"the label {region.label!r}"
@@ -194,14 +198,14 @@ def _label_faults(competition: RleCsv, subset: SubsetName, image_id: str, one: A
                 f"{region.name} of image {image_id} has {label}, which is no class of the YAML ({', '.join(numbers)}); "
                 "`other_labels: leave_out` leaves such regions out"
             )
-            yield Fault(one.file, None, text, image_id if subset == "train" else None)
+            yield Fault(annotated.file, None, text, image_id if subset == "train" else None)
 
 
 def masks_of(
     competition: RleCsv,
     settings: Subset,
     image_id: str,
-    one: Annotated | None,
+    annotated: Annotated | None,
     shape: tuple[int, int],
     box: Box | None = None,
 ) -> Masks:
@@ -211,7 +215,7 @@ def masks_of(
         competition: the competition.
         settings: the settings of the image's subset.
         image_id: the id of the image.
-        one: its annotations.
+        annotated: its annotations.
         shape: its height and width.
         box: the part of the image for which masks are returned; None: the whole image.
 
@@ -224,11 +228,11 @@ def masks_of(
     multiclass = competition.kind == "multiclass"
     planes[0] = multiclass  # start with background, which regions then cover
     ignored = np.zeros(planes.shape[1:], bool)
-    if one is not None and one.size not in (None, shape):
-        text = f"annotations of image {image_id} are for the size {one.size}, and the image is {shape} (rows, columns)"
-        raise MaskFault(one.file, None, text)
+    if annotated is not None and annotated.size not in (None, shape):
+        text = f"annotations of image {image_id} are for the size {annotated.size}, and the image is {shape}"
+        raise MaskFault(annotated.file, None, f"{text} (rows, columns)")
     numbers = class_numbers(competition)
-    for region in one.regions if one else ():
+    for region in annotated.regions if annotated else ():
         number = _number(competition, numbers, region)
         if number is None:
             continue
@@ -236,7 +240,9 @@ def masks_of(
             outlines = settings.outlines if settings.outlines is not None else not _is_coco(region)
             mask = mask_of(region, shape, outlines, box)
         except rle.RleError as error:
-            raise MaskFault(one.file if one else "", None, f"{region.name} of image {image_id}: {error}") from None
+            raise MaskFault(
+                annotated.file if annotated else "", None, f"{region.name} of image {image_id}: {error}"
+            ) from None
         if number == IGNORE:
             ignored |= mask == 1
             continue
