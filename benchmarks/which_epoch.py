@@ -1,4 +1,4 @@
-"""Comparison of rules that choose the kept epoch's weights, on the same trainings, scored on images that chose nothing.
+"""Comparison of rules that choose the kept epoch's weights on the same trainings, scored on images that chose no epoch.
 
     python -m benchmarks.which_epoch FOLDER --data ../shared/data [--only NAME…] [--table]
 

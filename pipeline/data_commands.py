@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def sample(
     train: Annotated[int, typer.Option(help="Number of training images.")] = 240,
     test: Annotated[int, typer.Option(help="Number of test images.")] = 120,
-    seed: Annotated[int, typer.Option(help="Random seed. The same seed writes the same files.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed. The same seed writes the same files.")] = 0,
 ) -> None:
     """Write the synthetic ultrasound competition to input/sample."""
     from pipeline.core.console import counting, say

@@ -144,15 +144,15 @@ def leaderboard(
     """Score a folder of submissions on a public and a private part, and write a table and a page with both ranks."""
     from pipeline.core.files import root, shown
     from pipeline.encode.submission import expected_by_name
-    from pipeline.kaggle.leaderboard import leaderboard, lines, write
+    from pipeline.kaggle import leaderboard as leaderboards
 
     loaded, want = expected_by_name(competition)
-    board = leaderboard(folder, truth, loaded, want, public, seed)
-    written = write(board, root() / "work" / loaded.name)
+    board = leaderboards.leaderboard(folder, truth, loaded, want, public, seed)
+    written = leaderboards.write(board, root() / "work" / loaded.name)
     if as_json:
-        typer.echo(board.rows.to_json(orient="records"))
+        typer.echo(leaderboards.as_json(board))
         return
-    for line in [*lines(board), *map(shown, written)]:
+    for line in [*leaderboards.lines(board), *map(shown, written)]:
         typer.echo(line)
 
 

@@ -39,7 +39,9 @@ def check_model(
     minutes: Annotated[
         float, typer.Option("--minutes", help="Time limit in minutes for training on eight drawn images.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of the weights and the drawn images.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Random seed of the weights and the drawn images.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Check a network before training: shapes, parameters, gradients, logits, and whether it can learn."""

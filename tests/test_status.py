@@ -53,7 +53,7 @@ def test_a_fine_run_ends_with_an_upload(run: Run) -> None:
     assert found[0].startswith("small: done in 1 min 1 s, ")
     assert found[1:] == [
         "verdict         FINE",
-        "honest          dice 0.8300  (on images that chose nothing)",
+        "honest          dice 0.8300  (on images that no choice was made on)",
         "95 % interval 0.7900 to 0.8900; 0.8100 to 0.8600 over the partitions tried; 0.0100 subtracted for",
         "choosing the epoch on the scored fold",
         "compare         optimistic 0.9100, on the images used for tuning; an all-empty file 0.5000; "
@@ -68,7 +68,7 @@ def test_one_group_alone_without_constants_and_spread(run: Run) -> None:
     alone = {"score": 0.84, "interval_95": None}
     scores = RESULT["scores"] | {"fold_model": alone}
     found = told(run, [], nested_interval_95=None, scores=scores, remark="the folds leak")
-    assert "honest          dice 0.8400  (on images that chose nothing but perhaps the epoch)" in found
+    assert "honest          dice 0.8400  (on images that no choice was made on, except perhaps the epoch)" in found
     assert "interval unknown: only one group; the folds leak" in found
     assert "compare         optimistic 0.9100, on the images used for tuning" in found
 

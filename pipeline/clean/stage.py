@@ -29,7 +29,7 @@ from rich.text import Text
 
 from pipeline.clean import outliers
 from pipeline.clean.duplicates import Pairs, connected_groups, cross_pairs, near_pairs
-from pipeline.core import freshness
+from pipeline.core import editable
 from pipeline.core.config.cleaning import DuplicateSettings
 from pipeline.core.console import console, counting, say
 from pipeline.core.errors import PipelineError
@@ -83,7 +83,7 @@ def steps(run: Run) -> list[Step]:
 
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
     """Returns whether the outputs are kept: outliers.csv is kept if the user edited it."""
-    return freshness.is_user_edited(step, run.outliers)
+    return editable.is_user_edited(step, run.outliers)
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
@@ -104,7 +104,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
             _remove_pictures(run, of_test=True)
             _draw(run, images, tests, listed, outliers.findings([]))
         (path,) = step.outputs
-        write_for_people(path, listed, freshness.writing_editable if path in step.editable else writing)
+        write_for_people(path, listed, editable.writing_editable if path in step.editable else writing)
         _print(listed)
         say(f"  {summary} → {shown(path)}{f', pictures → {pictures}/' if len(listed) else ''}")
         yield step

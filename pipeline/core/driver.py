@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from rich.markup import escape
 
-from pipeline.core import events, freshness, intact, layout
+from pipeline.core import editable, events, freshness, intact, layout
 from pipeline.core.console import console, detail, warn
 from pipeline.core.engine import Engine, OneByOne
 from pipeline.core.errors import PipelineError, first_line
@@ -90,7 +90,7 @@ class Stage:
         `tidy(run, finished)` of the module removes, if it has that function."""
         for step in finished:
             error_file(step).unlink(missing_ok=True)
-            freshness.remove_notes(step)
+            editable.remove_notes(step)
             for path in (*step.outputs, *step.also, step.manifest):
                 remove(path.with_name(f".{path.name}.partial"))
         if hasattr(self.module, "tidy"):
@@ -233,7 +233,7 @@ def _say_kept(state: State) -> None:
     if state.kept:
         why = escape("; ".join(reason.text for reason in state.reasons))
         warn(f"[yellow]{escape(step.title)}: kept although {why} (--force runs it again)[/yellow]")
-    for path in (path for path in step.editable if freshness.is_user_edited(step, path)):
+    for path in (path for path in step.editable if editable.is_user_edited(step, path)):
         if freshness.read_manifest(step.manifest):
             what = f"was edited after {step.stage} wrote it, and is used as it is; delete it to have it written again"
         else:
@@ -266,6 +266,7 @@ def _execute(run: Run, stage: Stage, waiting: list[State], force: bool, engine: 
             if runner:
                 runner.check_held(step)
             freshness.record(step, now - started, inputs=inputs.of(step))
+            editable.remove_notes(step)
             detail(f"{step.title}: {now - started:.1f} s → {', '.join(map(shown, step.outputs))}")
             started = now
             if runner:

@@ -11,16 +11,15 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.config.settings import flatten
-from pipeline.core.files import PACKAGE, read_json, require_regular, root, shown, write_json, write_text, writing
+from pipeline.core.files import PACKAGE, read_json, require_regular, root, shown, write_json
 from pipeline.core.version import VERSION
 
 NAMED = 4
@@ -135,31 +134,6 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return record if sound else None
 
 
-def is_user_edited(step: Step, path: Path) -> bool:
-    """Returns whether an output of a step exists and differs from what the step wrote."""
-    if path not in step.outputs or not path.exists():
-        return False
-    written = (read_manifest(step.manifest) or {}).get("outputs", {}).get(shown(path), {}).get("hash")
-    note = announced(path)
-    return hash_file(path) not in (written, note.read_text(encoding="utf-8") if note.is_file() else None)
-
-
-def announced(path: Path) -> Path:
-    """Returns the note that `writing_editable` leaves beside an editable output until the step is recorded."""
-    return path.with_name(f".{path.name}.announced")
-
-
-@contextmanager
-def writing_editable(path: Path) -> Iterator[Path]:
-    """Yields a temporary path as `files.writing` does, and notes the content's hash before the file gets its name.
-
-    A process that is killed between the rename and the manifest would otherwise leave a file that looks edited.
-    """
-    with writing(path) as temporary:
-        yield temporary
-        write_text(announced(path), hash_file(temporary))
-
-
 def record(step: Step, seconds: float, manifest: Path | None = None, inputs: dict[str, Any] | None = None) -> None:
     """Writes the manifest that makes a step up to date.
 
@@ -182,13 +156,6 @@ def record(step: Step, seconds: float, manifest: Path | None = None, inputs: dic
         "editable": list(map(shown, step.editable)),
         "inputs": fingerprint(step.inputs, {}) if inputs is None else inputs,
     })  # fmt: skip
-    remove_notes(step)
-
-
-def remove_notes(step: Step) -> None:
-    """Removes the notes about editable outputs of a step whose manifest is written."""
-    for path in step.editable:
-        announced(path).unlink(missing_ok=True)
 
 
 def rewrote(manifest: Path, output: Path) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.interruption import Interrupted
 
 MEMORY_SIGNS = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "unable to allocate", "alloc_failed",
@@ -63,9 +64,13 @@ def disk_fault(error: BaseException) -> str:
 
 
 def pass_on(error: BaseException) -> None:
-    """Raises an error again if memory ran out or the disk is full, so that it is not mistaken for a fault of the data
-    that was being read."""
-    if out_of_memory(error) or (isinstance(error, OSError) and error.errno in (*FULL, errno.EMFILE, errno.ENFILE)):
+    """Raises an error again if memory ran out, the disk is full or a signal ended the command, so that it is not
+    mistaken for a fault of the data that was being read, or of the user's code."""
+    if (
+        isinstance(error, Interrupted)
+        or out_of_memory(error)
+        or (isinstance(error, OSError) and error.errno in (*FULL, errno.EMFILE, errno.ENFILE))
+    ):
         raise error
 
 

@@ -326,8 +326,9 @@ def _table(path: Path, records: Iterator[tuple[int, list[str]]], only: set[str] 
         values.append(record if everything else [record[place] for place in places])
     if faulty:
         more = f" and {len(faulty) - SHOWN} more rows" if len(faulty) > SHOWN else ""
+        expected = f"{len(header)} value{'s' * (len(header) > 1)}"
         raise PipelineError(
-            f"{path}: every row must have {len(header)} values, as many as the header has columns "
+            f"{path}: every row must have {expected}, as many as the header has columns "
             f"({', '.join(header[:10])}{', …' if len(header) > 10 else ''}), but {'; '.join(faulty[:SHOWN])}{more}: "
             "look there for a missing or superfluous comma, or for a value with commas that needs quotation marks."
         )
@@ -352,7 +353,7 @@ def write_for_people(
     Args:
         path: the CSV.
         table: its rows.
-        writer: gives the temporary path; `freshness.writing_editable` for an output that users may edit.
+        writer: gives the temporary path; `editable.writing_editable` for an output that users may edit.
     """
     with writer(path) as temporary:
         _each_text(table, _guarded).to_csv(temporary, index=False)

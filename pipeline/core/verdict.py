@@ -123,7 +123,11 @@ def tuned(result: Mapping[str, Any]) -> bool:
 def of_what(result: Mapping[str, Any]) -> str:
     """Returns a text that says on which images the honest score was measured."""
     known = (result.get("scores") or {}).get("fold_model", {}).get("epoch_optimism") is not None
-    return "on images that chose nothing" if known else "on images that chose nothing but perhaps the epoch"
+    return (
+        "on images that no choice was made on"
+        if known
+        else "on images that no choice was made on, except perhaps the epoch"
+    )
 
 
 def lines(reasons: Sequence[Reason], page: str = "", most: int = SHOWN) -> Iterator[str]:

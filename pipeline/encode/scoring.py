@@ -88,12 +88,13 @@ def truth_usage(truth: Path, want: Expected) -> dict[str, str] | None:
     if want.settings.format != "rle":
         return None
     frame = read_frame(truth, want)
-    if USAGE not in frame:
+    column = next((name for name in frame if str(name).strip().lower() == USAGE.lower()), None)
+    if column is None:
         return None
     parts: dict[str, str] = {}
     images = {text: image_id for image_id, text in want.written.items()}
     keys = keys_of(frame, want.settings, want.labels)
-    for row, (name, _), text in zip(frame.index + 2, keys, frame[USAGE], strict=True):
+    for row, (name, _), text in zip(frame.index + 2, keys, frame[column], strict=True):
         image_id, part = images.get(str(name), str(name)), text.strip().capitalize()
         if part not in (*PARTS, "Ignored"):
             raise PipelineError(f"{truth} row {row}: {USAGE} is {text!r}; expected Public, Private or Ignored.")

@@ -9,6 +9,7 @@ writes  work/<competition>/leaderboard.csv and .html
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import pandas as pd
 from pipeline.core.config.competition import Competition
 from pipeline.core.console import track
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_record, writing
+from pipeline.core.files import read_record
+from pipeline.core.tables import write_for_people
 from pipeline.encode import scoring
 from pipeline.encode.file_kinds import files_in, record_of, stem
 from pipeline.encode.submission import Expected
@@ -188,8 +190,7 @@ def _estimate(path: Path) -> float:
 def write(board: Board, folder: Path) -> list[Path]:
     """Writes the board as a table and as an HTML page into a folder, and returns both paths."""
     table, html = folder / "leaderboard.csv", folder / "leaderboard.html"
-    with writing(table) as temporary:
-        board.rows.to_csv(temporary, index=False, float_format="%.6f")
+    write_for_people(table, board.rows.round(6))
     columns = ["public", "private", "name", "public score", "private score", "estimate", "moved"]
     page.write(
         html, "leaderboard.html.jinja", title=f"Leaderboard of {board.competition}", board=board, columns=columns,
@@ -197,6 +198,14 @@ def write(board: Board, folder: Path) -> list[Path]:
         chart=charts.public_and_private(board.rows, board.metric),
     )  # fmt: skip
     return [table, html]
+
+
+def as_json(board: Board) -> str:
+    """Returns the board as a JSON array: one object per submission, those that could not be scored last, with the key
+    `unscored` and the reason."""
+    scored = json.loads(board.rows.to_json(orient="records"))
+    unscored = [{"name": name, "unscored": why} for name, why in board.unscored.items()]
+    return json.dumps([*scored, *unscored], separators=(",", ":"))
 
 
 def cells(row: dict[str, Any]) -> list[str]:

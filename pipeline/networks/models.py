@@ -1,6 +1,5 @@
 """Builds networks by name, or from a user's own class, for any image size."""
 
-import importlib
 import inspect
 import math
 import sys
@@ -28,6 +27,7 @@ from pipeline.networks.freezing import freeze, kept_in_evaluation
 from pipeline.networks.normalization import Statistics
 from pipeline.networks.output import Output
 from pipeline.networks.unet import ConfigurableUnet
+from pipeline.networks.user_class import user_network
 
 NORMALIZATIONS = ("imagenet", "unit", "dataset", "image", "encoder")
 LEARNED = ("dataset", "encoder")
@@ -250,7 +250,7 @@ def _without_background(output: Output) -> Output:
 
 def _constructed(settings: ModelSettings, channels: int, classes: int, outputs: int) -> Module:
     if ":" in settings.architecture:
-        return _own_network(settings, channels, outputs)
+        return user_network(settings, channels, outputs)
     if settings.architecture == "ConfigurableUnet":
         from_settings = {"encoder", "in_channels", "classes", "presence"}
         known = [name for name in inspect.signature(ConfigurableUnet).parameters if name not in from_settings]
@@ -263,7 +263,10 @@ def _smp_network(settings: ModelSettings, channels: int, classes: int, outputs: 
     architecture: Any = getattr(smp, settings.architecture, None)
     if not _is_model(architecture):
         meant = did_you_mean(settings.architecture, [name for name in dir(smp) if _is_model(getattr(smp, name))])
-        raise PipelineError(f"model.architecture: segmentation-models-pytorch has no `{settings.architecture}`{meant}")
+        raise PipelineError(
+            f"model.architecture: segmentation-models-pytorch has no `{settings.architecture}`{meant} A class of your "
+            "own is written module:Class."
+        )
     set_here = {
         "self",
         "kwargs",
@@ -340,41 +343,6 @@ def _first_on_path(folder: Path) -> Iterator[None]:
         sys.path[:] = before
 
 
-def _own_network(settings: ModelSettings, channels: int, outputs: int) -> Module:
-    name = settings.architecture
-    architecture = _own_class(name)
-    try:
-        inspect.signature(architecture).bind(channels, outputs, **settings.options)
-    except TypeError as error:
-        raise PipelineError(
-            f"model.architecture: {name} must be constructed as (channels, classes, **model.options): {error}."
-        ) from None
-    try:
-        return architecture(channels, outputs, **settings.options)
-    except Exception as error:  # a user's code may raise anything
-        pass_on(error)
-        raise PipelineError(
-            f"model.architecture: {name}({channels}, {outputs}) failed: {type(error).__name__}: {first_line(error)}"
-        ) from error
-
-
-def _own_class(name: str) -> type[Module]:
-    module_name, _, class_name = name.partition(":")
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a user's code may raise anything
-        pass_on(error)
-        raise PipelineError(
-            f"model.architecture: the module of {name} cannot be imported, with {root()} first on the path: "
-            f"{type(error).__name__}: {first_line(error)}"
-        ) from error
-    network_class = getattr(module, class_name, None)
-    if not inspect.isclass(network_class) or not issubclass(network_class, Module):
-        raise PipelineError(f"model.architecture: {module_name} has no torch.nn.Module named `{class_name}`.")
-    return network_class
-
-
 def _check(network: Module, settings: ModelSettings, channels: int, classes: int, outputs: int) -> None:
     """Checks the outputs of one forward pass, so that a wrong network is found before anything is trained."""
     size = padded(CHECKED_SIZE, stride(network), smallest(network))
@@ -382,7 +350,7 @@ def _check(network: Module, settings: ModelSettings, channels: int, classes: int
     try:
         with torch.no_grad():
             output = as_output(network.eval()(torch.zeros(shape)))
-    except Exception as error:  # a user's code may raise anything
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
         pass_on(error)
         encoder = "" if ":" in name else f" with encoder {settings.encoder}"
         raise PipelineError(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from pipeline.core import driver, freshness
+from pipeline.core import driver, editable
 from pipeline.core.console import say, show
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
@@ -105,7 +105,7 @@ def _ended_by_interrupt(server: Any) -> Iterator[None]:
 def _check_folds(run: Run) -> None:
     """Checks that training will use the decisions: the column `use` of a user's own folds file would override them."""
     (split, *_) = driver.Stage("split").module.steps(run)
-    if freshness.is_user_edited(split, run.folds_file) and "use" in read_header(run.folds_file):
+    if editable.is_user_edited(split, run.folds_file) and "use" in read_header(run.folds_file):
         raise PipelineError(
             f"{shown(run.folds_file)} is your own file, and its column `use` overrides all decisions of a review: "
             "remove that column, so that the actions in outliers.csv are used."

@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.clean.duplicates import Pairs
-from pipeline.core import freshness
+from pipeline.core import editable
 from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.console import console, counting, say, track, warn
 from pipeline.core.errors import PipelineError
@@ -80,13 +80,13 @@ def steps(run: Run) -> list[Step]:
 def keeps(run: Run, step: Step, reasons: list[Reason]) -> bool:
     """Returns whether the folds file is kept: if it is the user's own, or if only the code has changed."""
     only_code = all(reason.kind == "code" for reason in reasons)
-    return run.folds_file in step.outputs and (only_code or freshness.is_user_edited(step, run.folds_file))
+    return run.folds_file in step.outputs and (only_code or editable.is_user_edited(step, run.folds_file))
 
 
 def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     """Writes the folds file unless it is kept, then writes its audit and prints it."""
     split, audited = steps(run)
-    own = freshness.is_user_edited(split, run.folds_file)
+    own = editable.is_user_edited(split, run.folds_file)
     seed = None if own else read_record(run.audit).get("seed")
     if split in waiting or not (own or read_record(run.audit)):
         # killed between folds and audit: make the same folds again
@@ -121,7 +121,7 @@ def _split(run: Run) -> int:
         "fold": fold,
         "use": uses_of(findings, images["image_id"]),
     })  # fmt: skip
-    with freshness.writing_editable(run.folds_file) as temporary:
+    with editable.writing_editable(run.folds_file) as temporary:
         folds.to_csv(temporary, index=False)
     return seed
 

@@ -7,7 +7,9 @@ Nothing is written. The network comes from scratch, by the loader that recipes u
 
 import contextlib
 import io
+import re
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,14 +18,16 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
+from torch.nn.parameter import UninitializedParameter
 
 from pipeline.core.config.training import ModelSettings
 from pipeline.core.errors import PipelineError
-from pipeline.networks.models import SegmentationNetwork, build, construct, padded, smallest, stride
+from pipeline.core.shortage import pass_on
+from pipeline.networks.models import STRIDE, SegmentationNetwork, build, construct, padded, smallest, stride
 from pipeline.teach import model_checks as checks
 from pipeline.teach import model_training as training
 from pipeline.teach.drawn_images import draw
-from pipeline.teach.model_probe import Probe, Result
+from pipeline.teach.model_probe import Probe, Result, UnusableOutput, described
 
 SHOWN = {
     "pass": "[green]pass[/green]",
@@ -101,15 +105,15 @@ def model_settings(name: str, encoder: str, options: list[str]) -> ModelSettings
     from pipeline.core.config.settings import override, validate
 
     module, colon, class_name = name.partition(":")
-    if module.endswith(".py") or "/" in module or (colon and not class_name):
-        meant = module.removesuffix(".py").split("/")[-1]
+    if module.endswith(".py") or "/" in module or (colon and not (class_name and module)):
+        meant = module.removesuffix(".py").split("/")[-1] or "my_unet"
         raise PipelineError(
             f"{name} is no network: expected module:Class, for instance {meant}:{class_name or 'UNet'}, where "
             f"{meant}.py lies in the folder that holds input/ and work/."
         )
     values: dict[str, Any] = {}
     for option in options:
-        if "=" not in option:
+        if not re.match(r"[^=\s]+=", option):
             raise PipelineError(f"--option {option}: expected key=value, for instance width=32.")
         values = override(values, [option])
     return validate(ModelSettings, {"architecture": name, "encoder": encoder, "options": values}, "check-model")
@@ -146,19 +150,40 @@ def _check_request(request: Request) -> None:
 
 
 def _results(probe: Probe, request: Request) -> list[Result]:
-    parameters, shapes = checks.check_parameters(probe), checks.check_shapes(probe, request.size)
+    _initialize_lazy_layers(probe, request.size)
+    parameters = _guarded("parameters", checks.check_parameters, probe)
+    shapes = _guarded("shapes", checks.check_shapes, probe, request.size)
     results = [parameters, shapes]
     if shapes.status == "fail" or "requires_grad" in parameters.remedy:
         names = ("evaluation", "dropout", "gradients", "logits", "batch norm", "overfitting", "in the pipeline")
         why = "It needs the checks above to pass."
         return [*results, *_printing(probe), *(Result(name, "not run", why) for name in names)]
     images, masks = _drawn(probe, request)
-    results.append(checks.check_one_image(probe, request.size))
-    results.append(checks.check_evaluation(probe, images))
-    results.append(checks.check_dropout(probe, images, request.model.options))
+    results.append(_guarded("one image", checks.check_one_image, probe, request.size))
+    results.append(_guarded("evaluation", checks.check_evaluation, probe, images))
+    results.append(_guarded("dropout", checks.check_dropout, probe, images, request.model.options))
     results += _trained(probe, images, masks, request)
-    results.append(_in_pipeline(request))
+    results.append(_guarded("in the pipeline", _in_pipeline, request))
     return [*results, *_printing(probe)]
+
+
+def _guarded(name: str, check: Callable[..., Result], *arguments: Any) -> Result:
+    """Returns the result of a check, which fails if the user's code raises an error in it."""
+    try:
+        return check(*arguments)
+    except UnusableOutput as problem:
+        return Result(name, "fail", problem.reason, problem.remedy)
+    except (Exception, SystemExit) as error:  # methods and properties of the class are the user's code
+        pass_on(error)
+        return Result(name, "fail", f"This check ended with an error: {described(error)}.", "Correct the class.")
+
+
+def _initialize_lazy_layers(probe: Probe, size: tuple[int, int]) -> None:
+    """Calls a network once if it has lazy layers, which have no parameters before."""
+    if any(isinstance(parameter, UninitializedParameter) for parameter in probe.network.parameters()):
+        with contextlib.suppress(UnusableOutput):  # check_shapes reports it
+            probe.network.eval()
+            probe.logits(torch.zeros(2, probe.channels, *(padded(side, STRIDE, 1) for side in size)))
 
 
 def _drawn(probe: Probe, request: Request) -> tuple[Tensor, Tensor]:
@@ -172,13 +197,13 @@ def _trained(probe: Probe, images: Tensor, masks: Tensor, request: Request) -> l
     deadline = time.monotonic() + 60 * request.minutes
     before = checks.norm_statistics(probe.network)
     learner = training.Learner(probe, images, masks)
-    gradients = training.check_gradients(learner, deadline)
-    results = [gradients, training.check_range(learner)]
+    gradients = _guarded("gradients", training.check_gradients, learner, deadline)
+    results = [gradients, _guarded("logits", training.check_range, learner)]
     if not learner.steps:
         why = "No step of training succeeded."
         return [*results, *(Result(name, "not run", why) for name in ("batch norm", "overfitting"))]
-    results.append(checks.check_norm(probe, before))
-    return [*results, training.check_overfit(learner, deadline)]
+    results.append(_guarded("batch norm", checks.check_norm, probe, before))
+    return [*results, _guarded("overfitting", training.check_overfit, learner, deadline)]
 
 
 def _in_pipeline(request: Request) -> Result:

@@ -52,6 +52,8 @@ class Made:
     folds: int
     grouped: bool
     """Whether training images have groups."""
+    duplicates_together: bool = True
+    """Whether near-duplicates are all training or all test images."""
 
     @property
     def labelled(self) -> bool:

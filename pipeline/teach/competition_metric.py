@@ -86,7 +86,8 @@ def metric_text(title: str, term: Term, labels: list[str], labelled: bool) -> st
     loader = jinja2.FileSystemLoader(PAGES)
     environment = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     return environment.get_template("metric.py.jinja").render(
-        title=title, name=str(term), words=sentence(term), formula=FORMULAS.get(term.name, ""), pooled=_pooled(term),
+        title=title.replace("\\", r"\\").replace('"', r"\""), name=str(term), words=sentence(term),
+        formula=FORMULAS.get(term.name, ""), pooled=_pooled(term),
         beta=dict(term.settings).get("beta", 1.0) if term.name == "f_beta" else None,
         labels=labels if labelled else [], maps=term.name == "mean_iou",
     )  # fmt: skip

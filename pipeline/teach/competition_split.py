@@ -94,10 +94,13 @@ def together(examples: Sequence[Example], duplicates: DuplicateSettings | None) 
 
 def _chosen(clusters: np.ndarray, present: np.ndarray, share: float, rng: np.random.Generator, key: str) -> np.ndarray:
     """Which images (N,) bool make the share: whole clusters, with classes as often as among the others."""
-    if not 0 < share < 1:
-        raise PipelineError(f"{key} {share:g}: expected a share between 0 and 1.")
     numbers, sizes = np.unique(clusters, return_counts=True)
     wanted, count = share * len(clusters), len(clusters)
+    if count == 1:
+        raise PipelineError(
+            f"{key} {share:g}: there is one test image only, and the public and the private part need one each: change "
+            "--test."
+        )
     if len(numbers) < 2:
         raise PipelineError(
             f"{key} {share:g}: all {count} images must stay together, as they are of one group or near-duplicates of "

@@ -18,9 +18,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.config.competition import Competition
+from pipeline.core.config.raw_layouts import FOLDER
+from pipeline.core.config.settings import find_yaml
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, shown, write_json, write_png
+from pipeline.core.tables import write_for_people
 from pipeline.core.version import program
+from pipeline.core.written import if_sound
 from pipeline.teach import competition_files as files
 from pipeline.teach.competition_metric import check_metric, metric_text
 from pipeline.teach.competition_page import data_page, data_picture, picture_path
@@ -90,6 +94,7 @@ def make_competition(source: Source, request: Request) -> Written:
         PipelineError: a wrong option, something else lies at the folder, the source has faults or too few images, or
             metric.py cannot hold the metric.
     """
+    _check_options(request, source)
     name = _checked_name(request)
     competition = source.competition
     multiclass = competition.kind == "multiclass"
@@ -99,8 +104,6 @@ def make_competition(source: Source, request: Request) -> Written:
         raise PipelineError(f"--masks {request.masks}: expected {expected}.")
     examples = read_examples(source)
     seed = secrets.randbits(48) if request.seed is None else request.seed
-    if seed < 0:
-        raise PipelineError(f"--seed {seed}: expected 0 or more.")
     duplicates = competition.clean.duplicates if request.keep_duplicates_together else None
     planned = plan(examples, request.test, request.public, seed, duplicates)
     masks = request.masks or ("png" if multiclass else "csv")
@@ -109,7 +112,7 @@ def make_competition(source: Source, request: Request) -> Written:
     made = files.Made(
         name, request.title or _title(name), files.plain_labels(competition), competition.kind, masks, metric,
         files.channels_of(examples), shapes.pop() if len(shapes) == 1 else None, max(2, min(5, training_sets // 2)),
-        any(planned.groups),
+        any(planned.groups), request.keep_duplicates_together,
     )  # fmt: skip
     record = _record(request, seed, source, planned)
     _write(request, examples, planned, made, record)
@@ -125,9 +128,13 @@ def _checked_name(request: Request) -> str:
         raise PipelineError(
             f"{name!r} is no name for a competition; expected a-z, 0-9, `.`, `_`, `-`: give one with --name."
         )
+    if if_sound(find_yaml, name, FOLDER, "competition") is not None:
+        raise PipelineError(
+            f"{name} is the name of a competition that the pipeline knows already: give another one with --name."
+        )
     folder, before = request.folder, _beside(request.folder)[1]
     if before.exists() and not folder.exists():  # killed between two renames
-        before.rename(folder.absolute())
+        before.rename(folder.resolve())
     if folder.is_dir() and not any(folder.iterdir()):
         return name
     if folder.exists() and not (folder / files.TEACHER / RECORD).is_file():
@@ -135,6 +142,23 @@ def _checked_name(request: Request) -> str:
     if folder.exists() and not request.force:
         raise PipelineError(f"{folder} is there already; name another folder, or make it anew with --force.")
     return name
+
+
+def _check_options(request: Request, source: Source) -> None:
+    """Raises PipelineError for a wrong option, before any image is read."""
+    for key, share in (("--test", request.test), ("--public", request.public)):
+        if not 0 < share < 1:
+            raise PipelineError(f"{key} {share:g}: expected a share between 0 and 1.")
+    if request.seed is not None and request.seed < 0:
+        raise PipelineError(f"--seed {request.seed}: expected 0 or more.")
+    if request.title is not None and not request.title.isprintable():
+        raise PipelineError(f"--title {request.title!r}: expected one line of text without control characters.")
+    folder, raw_files = request.folder.resolve(), source.folder.resolve()
+    if folder.is_relative_to(raw_files) or raw_files.is_relative_to(folder):
+        raise PipelineError(
+            f"{request.folder} and the source {source.folder} lie in one another; nothing is written beside raw files: "
+            "name a folder elsewhere."
+        )
 
 
 def _title(name: str) -> str:
@@ -155,15 +179,18 @@ def _record(request: Request, seed: int, source: Source, planned: Plan) -> dict[
 
 def _share_remarks(request: Request, counts: dict[str, int]) -> list[str]:
     """Sentences on shares that could not be met."""
+    images = counts["train"] + counts["test"]
     shares = {
-        "test": (request.test, counts["test"] / (counts["train"] + counts["test"])),
-        "public": (request.public, counts["public"] / counts["test"]),
+        "test": (request.test, counts["test"], images),
+        "public": (request.public, counts["public"], counts["test"]),
     }
+    why = "each part needs an image"
+    if counts["sets"] < images:
+        why = f"images of one group, and near-duplicates, stay together ({counts['sets']} sets in all)"
     return [
-        f"--{name} {wanted:g} became {share:.2f}: images of one group, and near-duplicates, stay together "
-        f"({counts['sets']} sets in all)."
-        for name, (wanted, share) in shares.items()
-        if abs(share - wanted) > 0.05
+        f"--{name} {wanted:g} became {count} of {of} images: {why}."
+        for name, (wanted, count, of) in shares.items()
+        if abs(count - wanted * of) > max(0.5, 0.05 * of)
     ]
 
 
@@ -179,13 +206,13 @@ def _metric_remarks(competition: Competition) -> list[str]:
 
 def _beside(folder: Path) -> tuple[Path, Path]:
     """Where a competition is written, and where the one before it waits, until both have changed places."""
-    target = folder.absolute()
+    target = folder.resolve()
     return target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.before.partial")
 
 
 def _write(request: Request, examples: list[Example], planned: Plan, made: files.Made, record: dict[str, Any]) -> None:
     """Writes everything beside the folder, then moves it there."""
-    target = request.folder.absolute()
+    target = request.folder.resolve()
     unfinished, before = _beside(request.folder)
     shutil.rmtree(unfinished, ignore_errors=True)
     students, teacher = unfinished / files.STUDENTS, unfinished / files.TEACHER
@@ -202,7 +229,7 @@ def _write(request: Request, examples: list[Example], planned: Plan, made: files
         files.even_times(students)
         files.write_archive(unfinished / f"{made.name}.zip", students)
         files.solution(examples, planned, made).to_csv(teacher / "solution.csv", index=False, lineterminator="\n")
-        files.key(examples, planned).to_csv(teacher / "key.csv", index=False, lineterminator="\n")
+        write_for_people(teacher / "key.csv", files.key(examples, planned))
         write_json(teacher / RECORD, record)
         if target.exists():
             target.rename(before)

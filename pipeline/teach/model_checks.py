@@ -55,7 +55,8 @@ def _hidden(network: Module) -> Iterator[str]:
 
 def check_shapes(probe: Probe, size: tuple[int, int]) -> Result:
     """Returns whether the logits have the size of the images: of several sizes, one image and several."""
-    network = probe.network.eval()
+    network = probe.network
+    network.eval()
     step, least = stride(network), smallest(network)
     rows, columns = (padded(side, step, least) for side in size)
     half = tuple(padded(side // 2, step, least) for side in size)
@@ -117,7 +118,8 @@ def check_evaluation(probe: Probe, images: Tensor) -> Result:
 
 def check_dropout(probe: Probe, images: Tensor, options: dict[str, Any]) -> Result:
     """Returns whether the network drops anything in training: modules, or an option that asks for it, should."""
-    network = probe.network.train()
+    network = probe.network
+    network.train()
     modules = [name for name, module in network.named_modules() if isinstance(module, _DropoutNd) and module.p > 0]
     asked = [f"{key}={value}" for key, value in options.items() if "drop" in key.lower() and value]
     for module in network.modules():

@@ -96,22 +96,28 @@ class Probe:
         try:
             with contextlib.redirect_stdout(text):
                 return self.network(images)
-        except Exception as error:  # the network is the user's code
+        except (Exception, SystemExit) as error:  # the network is the user's code
             pass_on(error)
             raise UnusableOutput(
                 f"forward fails on images of shape {tuple(images.shape)}: {described(error)}", _remedy(error)
             ) from error
         finally:
-            self.printed += text.getvalue()
+            self.printed += "" if text.closed else text.getvalue()
 
 
 def described(error: BaseException) -> str:
     """Returns the type and first line of an error, with the last line of the user's code that led to it."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_user_code(Path(frame.filename))]
     where = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
-    text = first_line(error) if isinstance(error, Exception) else str(error)
+    text = readable(first_line(error))
     name = type(error).__name__
     return f"{name if text == name else f'{name}: {text}'}{where}"
+
+
+def readable(text: str, most: int = 300) -> str:
+    """Returns a text of the user's code without control characters and lone surrogates, cut after `most` characters."""
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return shown if len(shown) <= most else f"{shown[:most]}…"
 
 
 def _is_user_code(path: Path) -> bool:
@@ -150,6 +156,13 @@ def _check_logits(mask: Any, images: Tensor, classes: int) -> None:
     """Raises UnusableOutput where logits are not (N, classes, H, W)."""
     if not isinstance(mask, Tensor):
         raise UnusableOutput(f"forward returns {_described(mask)} as logits, not a tensor.", LOGITS_ALONE)
+    if not mask.is_floating_point() or mask.layout != torch.strided or mask.device != images.device:
+        strided = mask.layout == torch.strided
+        kind = f"type {mask.dtype} on {mask.device}" if strided else f"the layout {mask.layout}"
+        raise UnusableOutput(
+            f"forward returns logits of {kind}; expected {images.dtype} on {images.device}, as the images are.",
+            "Return what the last convolution gives: no comparison, argmax, long(), to(device) or cuda() in the class.",
+        )
     expected = (len(images), classes, *images.shape[2:])
     if tuple(mask.shape) == expected:
         return

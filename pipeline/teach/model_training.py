@@ -79,7 +79,7 @@ class Learner:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 value.backward()
-        except Exception as error:  # autograd raises many types, and hooks are the user's code
+        except (Exception, SystemExit) as error:  # autograd raises many types, and hooks are the user's code
             pass_on(error)
             raise NoLearning(f"the loss has no gradient: {described(error)}") from error
         if self.steps < FIRST_STEPS:
@@ -184,6 +184,8 @@ def check_range(learner: Learner) -> Result:
     except UnusableOutput as problem:
         return Result("logits", "fail", problem.reason, problem.remedy)
     text = f"Outputs lie between {float(values[0].min()):.3g} and {float(values[0].max()):.3g}."
+    if not torch.isfinite(values[0]).all():
+        return Result("logits", "fail", "Outputs in evaluation are not finite.", "Look for a division by zero.")
     if not torch.isfinite(values).all():
         return Result("logits", "fail", "Outputs are not finite for large inputs.", "Normalise inside, or bound exp().")
     if values.shape[2] == 1 and bool((values == 1).all()):
@@ -224,7 +226,8 @@ def _of_drawn_weights(probe: Probe, images: Tensor) -> Tensor:
         for _ in range(DRAWN):
             with torch.no_grad():
                 for parameter, before in zip(probe.network.parameters(), kept, strict=True):
-                    parameter.copy_(2 * (before.abs().max() + 0.1) * torch.randn_like(before))
+                    if before.is_floating_point() and before.numel():
+                        parameter.copy_(2 * (before.abs().max() + 0.1) * torch.randn_like(before))
             outputs.append(probe.logits(images).float().flatten())
     finally:
         with torch.no_grad():

@@ -1,5 +1,6 @@
 """A local leaderboard of hand-made submissions."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,13 @@ def test_the_public_leader_is_not_the_best(tiny: Tiny) -> None:
     write_json(folder / "honest.json", {"expect": {"scores": {"fold_model": {"score": 0.9}}}})
     write(folder / "perfect.csv", MASKS)
     (folder / "broken.csv").write_text("id\n1\n")
+    write(folder / "=formula.csv", {name: "50 3" for name in MASKS})
     arguments = ["leaderboard", str(folder), str(tiny.root / "truth.csv"), "--competition", str(tiny.competition_path)]
     done = CliRunner().invoke(app, [*arguments, "--public", "0.5"])
     assert done.exit_code == 0, done.exception
     board = pd.read_csv(tiny.root / "work" / "tiny" / "leaderboard.csv").set_index("name")
+    assert board.loc["'=formula", "private_rank"] > 2
+    board = board.drop("'=formula")
     assert board.loc["tuned-on-public", ["public", "private"]].tolist() == [1, 0]
     assert board.loc["honest", ["public", "private"]].tolist() == [0, 1]
     assert board["private_rank"].to_dict() == {"perfect": 1, "tuned-on-public": 3, "honest": 1}
@@ -58,6 +62,8 @@ def test_the_public_leader_is_not_the_best(tiny: Tiny) -> None:
     assert "<svg" in page and "Shake-up" in page and "<script src" not in page and 'src="http' not in page
     as_json = CliRunner().invoke(app, [*arguments, "--public", "0.5", "--json"])
     assert as_json.output.startswith('[{"name":"perfect","public":1.0')
+    fault = {"name": "broken", "unscored": "the submission lacks the column mask; found id."}
+    assert json.loads(as_json.output)[-1] == fault
 
 
 def board_of(scores: dict[str, tuple[float, float]]) -> Board:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from conftest import Tiny
 
-from pipeline.core import freshness
+from pipeline.core import editable, freshness
 from pipeline.core.driver import Stage
 
 
@@ -35,8 +35,8 @@ def test_a_kill_before_the_manifest_leaves_no_list_that_looks_edited(
     monkeypatch.setattr(freshness, "record", record)
     run = tiny.run(*stages)
     (step,) = [step for step in Stage(stage).module.steps(run) if tiny.root / file in step.outputs]
-    assert not freshness.is_user_edited(step, tiny.root / file)
+    assert not editable.is_user_edited(step, tiny.root / file)
     assert {path: path.read_bytes() for path in expected} == expected
     assert not list(tiny.root.rglob("*.announced"))
     (tiny.root / file).write_bytes(expected[tiny.root / file] + b"\n")
-    assert freshness.is_user_edited(step, tiny.root / file)
+    assert editable.is_user_edited(step, tiny.root / file)

@@ -158,6 +158,67 @@ def test_a_wrong_network_fails(name: str, folder: Path) -> None:
     assert re.search(pattern, text), text
 
 
+USER_CODE = {
+    "integers": ("shapes", "logits of type torch.int64 on cpu; expected torch.float32 on cpu.*no comparison, argmax"),
+    "sparse": ("shapes", "logits of the layout torch.sparse_coo"),
+    "exits": ("shapes", r"SystemExit: 0 \(exits_net.py line"),
+    "colours": ("shapes", "ValueError: \N{REPLACEMENT CHARACTER}.31mred \N{REPLACEMENT CHARACTER} x+… "),
+    "encoder": ("shapes", r"This check ended with an error: ValueError: none \(encoder_net.py line"),
+    "smaller": ("dropout", r"forward returns shape \(8, 1, 16, 32\) for images"),
+    "train": ("in the pipeline", "object is not callable"),
+    "nan_later": ("logits", "Outputs in evaluation are not finite"),
+}
+"""Of each network whose code does something unusual: a check, and what it says."""
+UNUSUAL = {
+    "integers": "def forward(self, x): return (self.head(self.features(x)) > 0).long()",
+    "sparse": "def forward(self, x): return self.head(self.features(x)).to_sparse()",
+    "exits": "def forward(self, x): raise SystemExit(0)",
+    "colours": "def forward(self, x): raise ValueError('\\x1b[31mred \\udcff ' + 400 * 'x')",
+    "closes": "def forward(self, x): print('last'); __import__('sys').stdout.close(); return x",
+    "encoder": "def no(self): raise ValueError('none')\n    encoder = property(no)",
+    "smaller": "def forward(self, x): y = self.head(self.features(x)); return y[:, :, ::2] if self.training else y",
+    "train": "def train(self, mode=True): super().train(mode)",
+    "nan_later": "def forward(self, x): y = self.head(self.features(x)); return y if self.training else y / 0 * 0",
+}
+
+
+@pytest.mark.parametrize("name", USER_CODE)
+def test_no_code_of_the_user_ends_the_command(name: str, folder: Path) -> None:
+    report = checked(folder, name, UNUSUAL[name])
+    check, pattern = USER_CODE[name]
+    assert not report.passed
+    text = row(report, check)
+    assert text.startswith("fail: ") and re.search(pattern, text), text
+    json.dumps(report.as_json(), ensure_ascii=False).encode()
+
+
+def test_a_network_that_closes_standard_output(folder: Path) -> None:
+    assert checked(folder, "closes", UNUSUAL["closes"]).results
+
+
+def test_lazy_layers_and_parameters_without_numbers(folder: Path) -> None:
+    text = SOUND + (
+        "\n    def __init__(self, channels, classes):\n        torch.nn.Module.__init__(self)\n"
+        "        self.only = torch.nn.LazyConv2d(classes, 3, padding=1)\n"
+        "        self.none = torch.nn.Parameter(torch.zeros(0))\n"
+        "        self.whole = torch.nn.Parameter(torch.zeros(2, dtype=torch.long), requires_grad=False)\n"
+        "    def forward(self, x): return self.only(x)\n"
+    )
+    (folder / "lazy_net.py").write_text(text)
+    report = check_model(Request(ModelSettings(architecture="lazy_net:Net"), (32, 32), minutes=0.0005))
+    assert row(report, "parameters").startswith("pass: 12 parameters") and row(report, "logits").startswith("pass")
+
+
+def test_what_is_no_class(folder: Path) -> None:
+    (folder / "kinds_net.py").write_text("def unet(channels, classes): ...\nclass Plain: ...\nnumber = 3\n")
+    for name, kind in (("unet", "a function"), ("Plain", "another class"), ("number", "an object of type int")):
+        with pytest.raises(PipelineError, match=f"has no torch.nn.Module named `{name}`: it is {kind}, and a class"):
+            check_model(Request(ModelSettings(architecture=f"kinds_net:{name}")))
+    (folder / "ends_net.py").write_text("raise SystemExit(0)")
+    with pytest.raises(PipelineError, match="the module of ends_net:Net cannot be imported, .*: SystemExit: 0"):
+        check_model(Request(ModelSettings(architecture="ends_net:Net")))
+
+
 def test_what_is_noted_and_no_fault(folder: Path) -> None:
     assert row(checked(folder, "keras", WRONG["keras"]), "batch norm").startswith("note: first.1 has momentum=0.99")
     printing = row(checked(folder, "prints", WRONG["prints"]), "printing")
@@ -204,8 +265,10 @@ def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["missing_net:Net"], "the module of missing_net:Net cannot be imported"),
         (["my_unet.py:Net"], "my_unet.py:Net is no network: expected module:Class, for instance my_unet:Net, where"),
-        (["Unett"], "did you mean `Unet`"),
+        ([":Net"], ":Net is no network: expected module:Class, for instance my_unet:Net, where my_unet.py lies in"),
+        (["Unett"], "did you mean `Unet`? A class of your own is written module:Class."),
         (["Unet", "--option", "width"], "--option width: expected key=value"),
+        (["Unet", "--option", "=3"], "--option =3: expected key=value"),
         (["Unet", "--option", "decoder_dropout=0.2"], "smp.Unet has no decoder_dropout"),
         (["Unet", "--size", "big"], "--size big: expected one side or ROWSxCOLUMNS"),
         (["Unet", "--size", "8"], "--size 8x8: expected sides of 32 to 1024"),

@@ -94,6 +94,9 @@ def test_which_rows_are_used_for_what(tiny: Tiny) -> None:
     assert scoring.truth_usage(truth, want) is None
     table.assign(Usage=["Public", "private", " Private", "Ignored"]).to_csv(truth, index=False)
     assert scoring.truth_usage(truth, want) == {"t1": "Public", "t2": "Private", "t3": "Private"}
+    for column in ("usage", " USAGE "):
+        table.assign(**{column: ["Public", "Private", "Ignored", "Public"]}).to_csv(truth, index=False)
+        assert scoring.truth_usage(truth, want) == {"t1": "Public", "t2": "Private", "t4": "Public"}
     table.assign(Usage="Private").to_csv(truth, index=False)
     with pytest.raises(PipelineError, match="no image is Public in the column Usage"):
         scoring.truth_usage(truth, want)
@@ -268,7 +271,39 @@ def test_bad_input(tiny: Tiny) -> None:
     assert "a03.tif" in refused(tiny)
     tiny.path("a03").unlink()
     assert "a03" in refused(tiny) and not (tiny.root / "course").exists()
-    assert "holds something else than a competition made before" in refused(tiny, name="input")
+    (tiny.root / "notes").mkdir()
+    (tiny.root / "notes" / "a.txt").write_text("mine")
+    assert "holds something else than a competition made before" in refused(tiny, name="notes")
+
+
+def test_titles_and_names(tiny: Tiny) -> None:
+    for place, title in enumerate(['a """ b', "back\\slash \\u12", 'it\'s "x"', "{{ 7 * 7 }} ü # :"]):
+        folder = made(tiny, "--title", title, name=f"title{place}")
+        space: dict[str, Any] = {}
+        exec((folder / "students" / "metric.py").read_text(), space)
+        assert space["__doc__"].startswith(f"The metric of {title}: dice.")
+        data = yaml.safe_load((folder / "students" / "competitions" / f"title{place}.yaml").read_text())
+        assert data["title"] == title
+    for title in ("two\nlines", "lone \udcff"):
+        assert "expected one line of text without control characters" in refused(tiny, "--title", title)
+    assert "the name of a competition that the pipeline knows already" in refused(tiny, "--name", "tgs-salt")
+
+
+def test_raw_files_and_the_competition_lie_apart(tiny: Tiny) -> None:
+    source = folder_of_masks(tiny, 1, False)
+    for name in ("raw/made", "raw"):
+        assert "lie in one another" in refused(tiny, "--name", "course", source=source, name=name)
+    assert not (source / "made").exists()
+    (tiny.root / "link").symlink_to(made(tiny))
+    made(tiny, "--force", "--name", "course", name="link")
+    assert (tiny.root / "link").is_symlink() and not list(tiny.root.glob(".*.partial"))
+
+
+def test_what_the_shares_became(tiny: Tiny) -> None:
+    arguments = ["make-competition", str(tiny.root / "shares"), "--from", str(tiny.competition_path)]
+    lines = CliRunner().invoke(app, [*arguments, "--public", "0.01"]).stdout
+    assert "note      --public 0.01 became 1 of 4 images: each part needs an image." in lines and "--test" not in lines
+    assert "there is one test image only" in refused(tiny, "--test", "0.01")
 
 
 def test_it_is_made_anew_and_whole_or_not_at_all(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,15 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+_EXPECTED = {
+    "model_type": "expected a mapping of settings",
+    "dict_type": "expected a mapping, for instance {key: value}",
+    "list_type": "expected a list, for instance [1, 2]",
+    "tuple_type": "expected a list, for instance [1, 2]",
+}
+"""What a value should be, for the errors whose text names types of Python."""
+
+
 def _explain(model: type[Settings], fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
@@ -134,7 +143,9 @@ def _explain(model: type[Settings], fault: Any) -> str:
         return f"unknown key `{key}`{did_you_mean(str(fault['loc'][-1]), known)} Known here: {', '.join(known)}."
     if fault["type"] == "missing":
         return f"`{key}` is missing."
-    message = fault["msg"].removeprefix("Value error, ")
+    message = _EXPECTED.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+    if fault["type"] == "model_type" and fault["ctx"]["class_name"].endswith("Term"):  # a loss
+        message += ", or a number: its weight"
     if not key:  # a fault of the whole file: keys that contradict each other
         return f"{message}."
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):  # the same for one section
