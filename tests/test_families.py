@@ -244,7 +244,7 @@ def test_an_ignored_class_may_be_learned(mars: Run, root: Path) -> None:
         module = SegmentationModule(torch.nn.Identity(), run, Member(0, 0), ([], []))
         assert module._without_ignored(mask).flatten().tolist() == expected
     other = replace(run, competition=run.competition.model_copy(update={"ignore_class": None}))
-    with pytest.raises(PipelineError, match="learn_ignored_class is true, and competition mars has no `ignore_class`"):
+    with pytest.raises(PipelineError, match="learn_ignored_class is true, but competition mars has no `ignore_class`"):
         losses.check(other)
 
 
