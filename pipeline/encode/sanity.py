@@ -14,14 +14,13 @@ import numpy as np
 from pipeline.core.config.competition import Competition
 from pipeline.core.verdict import LEVELS, Level, Reason
 from pipeline.encode import numbering, submission
+from pipeline.encode.chance import ERRORS, above_noise, means_differ, shares_differ
 from pipeline.encode.submission import Expected
 from pipeline.masks import statistics
 from pipeline.masks.statistics import Statistics
 
 CHANCE = 0.001
 """The probability of a false alarm in a comparison of shares or sizes, over all classes together."""
-ERRORS = 4.0
-"""The number of standard errors by which positions and shapes of masks may differ by chance."""
 SHARE = 0.2
 """The largest acceptable difference of two shares; models are not perfect, and test sets differ."""
 FACTOR = 3.0
@@ -179,7 +178,7 @@ def _filled(test: Statistics, training: Statistics) -> tuple[list[Reason], bool]
     """Returns a reason if many images are filled by one mask or class, and whether nearly all are, in which case the
     other comparisons are left out."""
     full, true = (((part.share if part.exclusive else part.area) == 1).any(1) for part in (test, training))
-    differ = full.all() or _shares_differ(full, true, training.groups, CHANCE)
+    differ = full.all() or shares_differ(full, true, training.groups, CHANCE)
     if full.mean() - true.mean() <= SHARE or not differ:
         return [], False
     many = "All" if full.all() else "Many"
@@ -199,14 +198,14 @@ def _mask_statistics(test: Statistics, training: Statistics, column: int, prior:
     reasons = []
     present, true_present = submitted > 0, true > 0
     usual, groups = (true_present, training.groups) if prior is None else _simulated(prior, training.images)
-    if _large(present, usual) and _shares_differ(present, usual, groups, chance):
+    if _large(present, usual) and shares_differ(present, usual, groups, chance):
         reasons.append(_share_of_empty(1 - present.mean(), 1 - usual.mean(), name))
     if present.sum() >= FEW and true_present.sum() >= FEW:
         size, typical = submitted[present].mean(), true[true_present].mean()
         logs = np.log(submitted[present]), np.log(true[true_present])
         gap = logs[0].mean() - logs[1].mean()
         both = min(size / typical, np.exp(gap)) > 1 or max(size / typical, np.exp(gap)) < 1
-        if both and _factor(size, typical) > SIZE and _means_differ(*logs, training.groups[true_present], chance):
+        if both and _factor(size, typical) > SIZE and means_differ(*logs, training.groups[true_present], chance):
             reasons.append(_size(size, typical, name))
     return reasons
 
@@ -240,7 +239,7 @@ def _size(size: float, usual: float, name: str) -> Reason:
 def _class_share(test: Statistics, training: Statistics, column: int) -> list[Reason]:
     """Compares the share of a class among the pixels of class maps."""
     submitted, true, name = test.share[:, column], training.share[:, column], test.names[column]
-    if not _large(submitted, true) or not _means_differ(submitted, true, training.groups, CHANCE / len(test.names)):
+    if not _large(submitted, true) or not means_differ(submitted, true, training.groups, CHANCE / len(test.names)):
         return []
     share, usual = submitted.mean(), true.mean()
     how = "There is no" if not submitted.any() else "Too much" if share > usual else "Too little"
@@ -288,7 +287,7 @@ def _positions(test: Statistics, training: Statistics, read: Reading) -> str:
     if other <= max(plain + CORRELATION, FITS):
         return ""
     gains = [((read(part.maps) * 1.0 - _as_written(part.maps)) * target).sum((1, 2, 3)) for part in (test, training)]
-    if not _above_noise(gains[0], gains[1], training.groups):
+    if not above_noise(gains[0], gains[1], training.groups):
         return ""
     return f"they are where the training masks are (correlation {other:.2f}, as submitted {plain:.2f})"
 
@@ -302,7 +301,7 @@ def _directions(test: Statistics, training: Statistics, read: Reading) -> str:
     near, far = abs(other.mean() - whole), abs(plain.mean() - whole)
     if whole < EFFECT * spread or near > far / 3:  # a transposed mean has changed its sign by more than half
         return ""
-    if not _above_noise(other - plain, true @ usual, training.groups):
+    if not above_noise(other - plain, true @ usual, training.groups):
         return ""
     return (
         f"they are elongated like the training masks ({other.mean() / whole:.2f} times as much, as submitted "
@@ -346,60 +345,6 @@ def _large(test: np.ndarray, training: np.ndarray) -> bool:
     """Returns whether the means of two samples of shares, (n,) and (m,), differ by more than is acceptable."""
     submitted, usual = float(test.mean()), float(training.mean())
     return abs(submitted - usual) > SHARE or _factor(submitted, usual) > FACTOR
-
-
-def _shares_differ(test: np.ndarray, training: np.ndarray, groups: np.ndarray, chance: float) -> bool:
-    """Returns whether two samples of booleans, (n,) and (m,), differ by more than chance explains.
-
-    One yes and one no are added to each sample (Agresti and Caffo 2000), because a sample without spread would have a
-    standard error of 0. Groups (m,) of similar training images reduce the effective number of images. The groups of
-    test images are not known, so their number is reduced by the same factor.
-    """
-    crowding = _crowding(training.astype(np.float64), groups)
-    counts = [max(len(sample) / crowding, 1) for sample in (test, training)]
-    means = [(sample.mean() * count + 1) / (count + 2) for sample, count in zip((test, training), counts, strict=True)]
-    error = np.sqrt(sum(mean * (1 - mean) / (count + 2) for mean, count in zip(means, counts, strict=True)))
-    return bool(abs(means[0] - means[1]) > _errors(chance, sum(counts)) * error)
-
-
-def _means_differ(test: np.ndarray, training: np.ndarray, groups: np.ndarray, chance: float) -> bool:
-    """Returns whether the means of two samples, (n,) and (m,), differ by more than chance explains.
-
-    Groups are treated as in _shares_differ. The larger spread of the two samples is used for both, because one may have
-    none, for instance if no test image has a rare class. The difference of the means is not part of the spread.
-    """
-    crowding = _crowding(training, groups)
-    counts = [max(len(sample) / crowding, 1) for sample in (test, training)]
-    spread = max(float(sample.var(ddof=1)) for sample in (test, training) if len(sample) > 1)
-    error = np.sqrt(spread * sum(1 / count for count in counts))
-    return bool(abs(test.mean() - training.mean()) > _errors(chance, sum(counts)) * error)
-
-
-def _errors(chance: float, count: float) -> float:
-    """Returns the number of standard errors that a difference may have by chance in either direction (Student's t), if
-    the error was estimated from `count` independent images."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(max(count - 2, 1), 1 - chance / 2))
-
-
-def _above_noise(gains: np.ndarray, training: np.ndarray, groups: np.ndarray) -> bool:
-    """Returns whether the mean of `gains` (n,) is above 0 by more than ERRORS standard errors; groups as in
-    _shares_differ."""
-    error = gains.std() * np.sqrt(_crowding(training, groups) / len(gains))
-    return bool(gains.mean() > ERRORS * error)
-
-
-def _crowding(values: np.ndarray, groups: np.ndarray) -> float:
-    """Returns the design effect of cluster sampling, at least 1: the variance of the mean of values (n,) relative to
-    that of independent values, estimated from the sums over groups."""
-    centred = values - values.mean()
-    _, group = np.unique(groups, return_inverse=True)
-    total, count, among = (centred**2).sum(), len(values), group.max(initial=0) + 1
-    if total <= 0 or among < 2:
-        return 1.0
-    sums = np.bincount(group, weights=centred)
-    return max(1.0, float((sums**2).sum() / total * among / (among - 1) * (count - 1) / count))
 
 
 def _correlation(left: np.ndarray, right: np.ndarray) -> float:

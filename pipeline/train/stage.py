@@ -7,13 +7,11 @@ reads   folds/<competition>.csv, work/<competition>/pixels_…/train_{images,mas
         for train.pseudo the predictions of another run, pixels_…/test_images.npy, test_images.parquet and
         test_duplicates.csv
 writes  work/<competition>/<run>/fold_<k>/last.safetensors (or average, best, snapshot_<n>), history.csv and .json,
-        epochs.npz (pixel counts of every held-out image after every epoch), fold.json, model.txt (the layers of the
-        network), tensorboard/
-        and, while the fold is unfinished, last.ckpt, best.ckpt, started.json
-        further seeds are in fold_<k>_seed_<s>/, a final model on all images in final/
+        epochs.npz (pixel counts of every held-out image after every epoch), fold.json, model.txt (the layers),
+        tensorboard/; while unfinished, last.ckpt, best.ckpt, started.json; fold_<k>_seed_<s>/ and final/ likewise
 
-Finished training is never overwritten without `--force`: if settings or data have changed, the stage stops with an
-error. If only the code has changed, it prints a note and keeps the weights.
+Finished training is never overwritten without `--force`: changed settings or data stop the stage with an error, changed
+code alone is noted.
 """
 
 import gc
