@@ -394,5 +394,5 @@ def _commands(place: Place, folder: Path) -> list[Group]:
 
 
 def _short(words: list[str]) -> bool:
-    """Whether a command line does not train: that would take minutes."""
-    return words[0] not in ("run", "sweep", "predict") or "--help" in words
+    """Whether a command line neither trains, which takes minutes, nor draws the sample, which takes 8 s."""
+    return words[0] not in ("run", "sweep", "predict") and words != ["sample"] or "--help" in words
