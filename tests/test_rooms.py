@@ -15,7 +15,7 @@ MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 LOADS_BY_NAME = {
     "__init__.py": "hands on its public names when they are asked for",
     "core/driver.py": "loads the stage.py of a stage's room",
-    "networks/models.py": "loads a network of the user's own, module:Class",
+    "networks/user_class.py": "loads a network of the user's own, module:Class",
     "requirements_check.py": "looks for the parser of requirements, which pip brings along",
 }
 
