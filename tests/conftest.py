@@ -32,10 +32,10 @@ MANIFEST: dict[str, Any] = {"finished": "", "seconds": 0, "settings": {}, "code"
 
 LONG = """
 bring bundle compare competitions damages device_augment devices end_to_end every_metric families freezing
-half_size in_time inference interruption keep liars light_imports loader local look metrics_of_ones_own models
-new new_formats new_test_set nnunet_export optimization outliers own_competition package predict
-published_metric push ray reliability sample separated_objects step_lock submission_size submit sweep tables
-targets train tune unet validate views weight_files weights
+half_size in_time inference interruption keep liars light_imports loader local look mask_rules
+metrics_of_ones_own models new new_formats new_test_set nnunet_export optimization outliers own_competition
+package predict published_metric push ray reliability sample sanity separated_objects setup step_lock
+submission_size submit sweep tables targets train tune unet validate views weight_files weights
 """
 """The test files that `--fast` leaves out: they train, run every stage, or take more than a few seconds."""
 
