@@ -34,7 +34,7 @@ def run(place: Place, seed: int, until: float) -> Tally:
 
 
 def _others(root: Path, expected: dict[str, str], damaged: bytes | None) -> list[str]:
-    """The files that are not the undisturbed run's; a submission of somebody else is kept under a dated name."""
+    """Returns the files that differ from the undisturbed run, except submissions of others kept under a dated name."""
     found = differing(results(root), expected)
     return [
         name

@@ -86,7 +86,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     folder = _emptied(run.folder / "test_overlays")
     metric, units = metrics.metric_of(run.competition), np.array([*units_by_id(run.competition, images).values()])
     tables = metric_tables(images, units, run.competition) if run.competition.metric_file else None
-    pictures: dict[int, np.ndarray] = {}
+    pictures = [np.empty(0)] * min(OVERLAYS, len(images))
 
     def evaluate_one(index: int) -> dict[str, Any]:
         row = images.iloc[index]
@@ -126,8 +126,7 @@ def execute(run: Run, waiting: list[Step]) -> Iterator[Step]:
     if tables:
         summary |= published_score(tables, rows, summary)
     _write(run, rows, summary)
-    shown_pictures = [pictures[index] for index in sorted(pictures)]
-    tensorboard.write(run.folder / EVENTS, summary, batch_figures(rows), shown_pictures)
+    tensorboard.write(run.folder / EVENTS, summary, batch_figures(rows), pictures)
     _add_to_runs(run, summary, record)
     _print(run, summary)
     yield from waiting

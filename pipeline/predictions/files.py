@@ -73,8 +73,7 @@ def write_resumable(
             batch has one element per file.
         ids: the N image ids.
         classes: the names of the classes.
-        advance: called with the number of images done since the last call; the images of an earlier attempt are
-            reported in the first call.
+        advance: called with the number of images done since the last call, first with those of an earlier attempt.
         fingerprint: identifies everything that the result depends on; "" starts from the first image.
         batch_size: the number of images per batch, so that a resumed attempt predicts the same batches.
 

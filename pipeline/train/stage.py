@@ -241,9 +241,7 @@ def execute(run: Run, waiting: list[Step], runner: StepRunner, force: bool = Fal
     with progress_bar() as bar:
         progress = Shares(bar, "train", dict.fromkeys(units, 1))
         for group, later in ((folds, len(final)), (final, 0)):
-            if not group:
-                continue
-            for step in _trained(group, units, later, runner, progress):
+            for step in _trained(group, units, later, runner, progress) if group else ():
                 yield step
                 remove_unfinished(step)
 
