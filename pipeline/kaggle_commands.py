@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(leaderboard)
     app.command()(save)
     app.command()(restore)
-    app.command()(with_options(without=("strict", "as_json", "competition", "oof", "test"))(bundle))
+    app.command()(with_options(without=("strict", "as_json", "competition", "oof", "test", "time"))(bundle))
     app.command()(infer)
     app.command("infer-part", hidden=True)(infer_part)
 
@@ -39,7 +39,7 @@ def train_there(opened: "Run", where: WhereOptions, force: bool) -> None:
     from pipeline.kaggle import remote
 
     limit = where.limit or remote.SESSION
-    limit_of(limit)
+    limit_of(limit, "--stop-after")
     if not remote.train(opened, limit, where.accelerator, where.patience, force):
         raise typer.Exit(UNFINISHED)
 

@@ -68,6 +68,12 @@ Quick = Annotated[
     bool, typer.Option("--quick", help="A small version of the run (fewer epochs and folds), named <recipe>-quick.")
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the run and its artefacts; default: the recipe's.")]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        "--time", metavar="45m", help="Plan the run, named <recipe>-45m, so that its best result is there by then."
+    ),
+]
 Assignments = Annotated[
     list[str] | None,
     typer.Option(
@@ -143,9 +149,9 @@ Verify = Annotated[
 Limit = Annotated[
     str | None,
     typer.Option(
-        "--time",
+        "--stop-after",
         metavar="8.5h",
-        help="Stop between two epochs or stages before this much time has passed; none: never.",
+        help="Stop between two epochs or stages before this much time has passed; the same command continues.",
     ),
 ]
 Place = Annotated[
@@ -181,6 +187,7 @@ class RunOptions:
     competition: Where = None
     oof: Oof = None
     test: Test = None
+    time: Time = None
 
     def open(self, recipe: str) -> "Run":
         """Returns the run of a recipe that these options describe.
@@ -190,7 +197,7 @@ class RunOptions:
         """
         from pipeline.core.run import open_run
 
-        return open_run(recipe, self.quick, self.name, self.changes, self.competition, self.oof, self.test)
+        return open_run(recipe, self.quick, self.name, self.changes, self.competition, self.oof, self.test, self.time)
 
     @property
     def changes(self) -> list[str]:
@@ -256,7 +263,7 @@ class WhereOptions:
     wait: Wait = None
 
     def begin(self) -> None:
-        """Starts the clock of `--time` if everything runs on this machine.
+        """Starts the clock of `--stop-after` if everything runs on this machine.
 
         Raises:
             PipelineError: an option is invalid.
@@ -265,7 +272,7 @@ class WhereOptions:
 
         if self.place not in (None, "kaggle"):
             raise PipelineError(f"--on {self.place}: expected kaggle; without --on everything runs on this machine.")
-        seconds = None if self.limit is None else deadline.limit_of(self.limit)
+        seconds = None if self.limit is None else deadline.limit_of(self.limit, "--stop-after")
         if seconds is not None and self.place is None:
             deadline.set_limit(seconds)
 

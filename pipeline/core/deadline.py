@@ -1,4 +1,4 @@
-"""The time limit of `--time`. An environment variable passes it on to worker processes."""
+"""Durations, and the time limit of `--stop-after`. An environment variable passes it on to worker processes."""
 
 import os
 import re
@@ -10,39 +10,51 @@ from pipeline.core.version import program
 VARIABLE = "PIPELINE_UNTIL"
 """The environment variable with the end of the limit, in seconds since the epoch."""
 EXAMPLES = "for instance 8.5h, 90min or 45s"
+NO_LIMIT = ", or `none` for no limit"
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
 class TimeIsUp(PipelineError):
-    """Raised when the time of `--time` is used up. All finished work is kept, and the same command continues from
+    """Raised when the time of `--stop-after` is used up. All finished work is kept, and the same command continues from
     there."""
 
 
-def seconds_of(text: str, option: str = "--time") -> float:
+def seconds_of(text: str, option: str = "--time", or_none: bool = False) -> float:
     """Returns the seconds of a duration such as `8.5h`, `90min`, `30m` or `45s`.
+
+    Args:
+        text: the duration.
+        option: the option that it is given for, for the message.
+        or_none: whether the option also accepts `none`.
 
     Raises:
         PipelineError: the text is not a duration.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*", text)
     if match is None:
-        no_limit = ", or `none` for no limit" if option == "--time" else ""
-        raise PipelineError(f"{option} {text}: expected a number and a unit, {EXAMPLES}{no_limit}.")
+        raise PipelineError(f"{option} {text}: expected a number and a unit, {EXAMPLES}{NO_LIMIT * or_none}.")
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def limit_of(text: str) -> float | None:
-    """Returns the value of `--time` in seconds; None for `none`, which means no limit.
+def budget_of(text: str, option: str = "--time", or_none: bool = False) -> float:
+    """Returns the seconds of a duration that must be longer than 0; see `seconds_of`.
 
     Raises:
         PipelineError: the text is not a duration, or is 0.
     """
-    if text.strip() == "none":
-        return None
-    seconds = seconds_of(text)
+    seconds = seconds_of(text, option, or_none)
     if not seconds:
-        raise PipelineError(f"--time {text}: expected more than 0; {EXAMPLES}, or `none` for no limit.")
+        raise PipelineError(f"{option} {text}: expected more than 0; {EXAMPLES}{NO_LIMIT * or_none}.")
     return seconds
+
+
+def limit_of(text: str, option: str = "--time") -> float | None:
+    """Returns the seconds of a time limit; None for `none`, which means no limit.
+
+    Raises:
+        PipelineError: the text is not a duration, or is 0.
+    """
+    return None if text.strip() == "none" else budget_of(text, option, or_none=True)
 
 
 def set_limit(seconds: float) -> None:
@@ -69,7 +81,7 @@ def check(what: str) -> None:
     """
     left = seconds_left()
     if left is not None and left <= 0:
-        raise TimeIsUp(f"{what} was not started: the time of --time is up.")
+        raise TimeIsUp(f"{what} was not started: the time of --stop-after is up.")
 
 
 def how_to_go_on() -> str:
@@ -96,6 +108,6 @@ def stopped(what: str, epochs: int, of: int, longest: float) -> TimeIsUp:
 
     left = max(0.0, seconds_left() or 0.0)
     return TimeIsUp(
-        f"{what} stopped after epoch {epochs} of {of}: {duration(left)} of --time are left, and an epoch takes "
+        f"{what} stopped after epoch {epochs} of {of}: {duration(left)} of --stop-after are left, and an epoch takes "
         f"{duration(longest)}."
     )

@@ -11,9 +11,11 @@ from pipeline.core.config.places import name_fault
 from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.config.raw_layouts import RleCsv, load_competition
 from pipeline.core.config.recipe import Recipe, load_recipe, recipe_file
+from pipeline.core.config.settings import assignments_of
 from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_record, root, shown
+from pipeline.core.plan import PLAN, PLANNED, find_plan
 from pipeline.core.version import program
 
 
@@ -54,6 +56,10 @@ class Run:
     name: str
     options: tuple[str, ...] = ()
     """The arguments of the command line that open this run: the recipe and the options that change it."""
+    budget: float | None = None
+    """The time of a planned run (`--time`) in seconds; None for other runs."""
+    until: float | None = None
+    """When the trainings that now run must end, in seconds since the epoch; None if no plan is being carried out."""
 
     def command(self, *more: str) -> str:
         """Returns the command line of this run, with the options `more` added."""
@@ -83,6 +89,16 @@ class Run:
     def folder(self) -> Path:
         """The folder of the artefacts of this run."""
         return self.competition_folder / self.name
+
+    @property
+    def plan(self) -> Path:
+        """The plan of a run with `--time`, which its trainings follow."""
+        return self.folder / PLAN
+
+    @property
+    def clock(self) -> Path:
+        """The record of how much of its budget a run with `--time` has used."""
+        return self.folder / "clock.json"
 
     @property
     def table(self) -> Path:
@@ -314,8 +330,10 @@ def open_run(
     competition: str | None = None,
     oof: str | None = None,
     test: str | None = None,
+    time: str | None = None,
 ) -> Run:
-    """Returns the run of a recipe. Its name is `name`, or by default the recipe's name, with `-quick` added if `quick`.
+    """Returns the run of a recipe. Its name is `name`, or by default the recipe's name, with `-quick` added if `quick`,
+    or with the `time` of a planned run added. A planned run has the settings of its plan as soon as there is one.
 
     With `oof` no recipe is read: `recipe` is the name of the run, and the default recipe uses the external predictions
     in the .npy files `oof` and `test`, whose paths are relative to the working directory.
@@ -328,18 +346,23 @@ def open_run(
             f"{'--test' if test else '--competition'} can only be used with --oof, for external predictions; in a "
             "recipe, set competition and arrays instead."
         )
+    budget = None if time is None else _budget_of(time, quick, oof, assignments or [])
     if oof is not None:
         loaded, folder = recipe_of_arrays(recipe, competition, oof, test, assignments or []), Path.cwd()
     else:
         loaded = load_recipe(recipe, quick, assignments)
         folder = recipe_file(recipe)[0].absolute().parent
-    run_name = check_name(name or (f"{loaded.name}-quick" if quick else loaded.name))
+    suffix = "-quick" if quick else f"-{time.replace(' ', '')}" if time else ""
+    run_name = check_name(name or f"{loaded.name}{suffix}")
+    if oof is None and (plan := find_plan(root() / "work" / load_competition(loaded.competition).name / run_name)):
+        budget = budget or plan.budget
+        loaded = load_recipe(recipe, quick, [*(assignments or []), *assignments_of(plan.settings)])
     if loaded.arrays:
         loaded = with_arrays(loaded, folder)
-    given = {"--name": name, "--competition": competition, "--oof": oof, "--test": test}
+    given = {"--name": name, "--time": time, "--competition": competition, "--oof": oof, "--test": test}
     words = [recipe, *["--quick"] * quick, *[word for pair in given.items() if pair[1] for word in pair if word]]
     words += [word for assignment in assignments or [] for word in ("--set", assignment)]
-    run = Run(loaded, load_competition(loaded.competition), run_name, tuple(words))
+    run = Run(loaded, load_competition(loaded.competition), run_name, tuple(words), budget)
     _check_submission(run)
     _ = run.never  # raises an error now if a class is unknown
     if loaded.trains:
@@ -349,6 +372,24 @@ def open_run(
         loaded.loss.terms(run.competition.kind, loaded.model.presence, loaded.model.separates)
         _check_instances(run)
     return run
+
+
+def _budget_of(time: str, quick: bool, oof: str | None, assignments: list[str]) -> float:
+    """Returns the seconds of `--time`.
+
+    Raises:
+        PipelineError: the text is not a duration, or another option contradicts it.
+    """
+    from pipeline.core import deadline
+
+    if other := "--quick" if quick else "--oof" if oof else "":
+        raise PipelineError(f"--time plans a training, and {other} does not fit to it: leave one of the two out.")
+    if fixed := [key for text in assignments if (key := text.partition("=")[0].strip()) in PLANNED]:
+        raise PipelineError(
+            f"--time plans {fixed[0]} itself: leave --set {fixed[0]} out, or use --stop-after, which stops a run as the "
+            "recipe describes it before a time is over."
+        )
+    return deadline.budget_of(time)
 
 
 def _check_instances(run: Run) -> None:

@@ -241,7 +241,7 @@ class StepRunner:
         """
         errors = list(self._failed.values())
         if errors and all(isinstance(error, TimeIsUp) for error in errors):
-            raise TimeIsUp("The time of --time is up.")
+            raise TimeIsUp("The time of --stop-after is up.")
         for error in errors:
             if not isinstance(error, PipelineError):
                 raise error

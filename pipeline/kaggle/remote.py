@@ -35,7 +35,7 @@ def train(run: Run, time: str, accelerator: str, wait: float | None, force: bool
 
     Args:
         run: the run, which has been decoded and split on this machine.
-        time: time limit of the kernel, as for `--time`.
+        time: time limit of the kernel, as for `--stop-after`.
         accelerator: Kaggle's name of the GPU.
         wait: seconds to wait; None: PATIENCE in a terminal, otherwise not at all.
         force: whether to replace training on this machine, and to push a kernel that has run again.

@@ -65,14 +65,14 @@ def write_kernel(run: Run, folder: Path, user: str, accelerator: str, time: str,
         folder: folder to write to.
         user: account on Kaggle.
         accelerator: Kaggle's name of the GPU, for example NvidiaTeslaT4 (two T4s).
-        time: value of `--time` in the kernel.
+        time: value of `--stop-after` in the kernel.
         datasets: datasets to attach (owner/name), with the results of an earlier session.
 
     Raises:
         PipelineError: the run needs files of this machine, or the package is installed without its repository.
     """
     _check_portable(run)
-    options = ", ".join(f'"{word}"' for word in ("--to", "validate", "--time", time))
+    options = ", ".join(f'"{word}"' for word in ("--to", "validate", "--stop-after", time))
     values = {"run": run.name, "competition": run.competition.name, "version": VERSION, "output": OUTPUT}
     values["state"] = state_name(run)
     body = SCRIPT.format(options=options, **values)

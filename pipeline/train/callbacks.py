@@ -190,7 +190,7 @@ class History(Callback):
         """Adds the epoch's row and writes the files."""
         names = MEASURED[1:]
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name in names}
-        row: dict[str, Any] = {"epoch": trainer.current_epoch}
+        row: dict[str, Any] = {"epoch": trainer.current_epoch, "batches": trainer.num_training_batches}
         row |= {name: values[name] for name in names if name in values}
         if "valid/score" in values:
             row["collapsed"] = pl_module.collapsed
@@ -202,7 +202,7 @@ class History(Callback):
 
 
 class StopInTime(Callback):
-    """Stops training before an epoch that does not fit into `--time`. The next call resumes from the last
+    """Stops training before an epoch that does not fit into `--stop-after`. The next call resumes from the last
     checkpoint."""
 
     MARGIN = 1.1
@@ -235,9 +235,11 @@ class ShowProgress(Callback):
     """
 
     def __init__(
-        self, run: Run, member: Member, history: History, bar: Progress, task: Any, trainings_left: int
-    ) -> None:
-        self.run, self.member, self.history = run, member, history
+        self, run: Run, member: Member, history: History, bar: Progress, task: Any, trainings_left: int,
+        pace: Any = None,
+    ) -> None:  # fmt: skip
+        """Takes also, for a planned training, its FollowPlan, which knows the time that is left."""
+        self.run, self.member, self.history, self.pace = run, member, history, pace
         self.bar, self.task, self.trainings_left = bar, task, trainings_left
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -248,6 +250,8 @@ class ShowProgress(Callback):
         """Prints the line of the epoch and emits its event."""
         row, last, member = self.history.rows[-1], trainer.max_epochs or 0, self.member
         left = row["seconds"] * (last - trainer.current_epoch - 1 + last * self.trainings_left)
+        if self.pace:
+            left = self.pace.seconds_left * (1 + self.trainings_left)
         sign: Any = pl_module.metric.sign
         scores = [sign * other["valid/score"] for other in self.history.rows if "valid/score" in other]
         best = "valid/score" in row and scores[-1] >= max(scores)

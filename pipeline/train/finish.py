@@ -53,7 +53,8 @@ def finish(
             "the masks.[/bold red]"
         )
     warn_batchnorm_gap(rows[-1], member.title)
-    images, seconds = len(rows) * len(train) * run.recipe.train.batch_size, sum(row["train_seconds"] for row in rows)
+    batches = sum(row.get("batches", len(train)) for row in rows)  # rows of earlier versions do not have it
+    images, seconds = batches * run.recipe.train.batch_size, sum(row["train_seconds"] for row in rows)
     write_json(folder / "fold.json", {
         "fold": member.fold,
         "seed": member.seed,

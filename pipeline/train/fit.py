@@ -34,6 +34,7 @@ from pipeline.train.checkpoints import AtomicCheckpointIO
 from pipeline.train.devices import Place
 from pipeline.train.finish import finish
 from pipeline.train.module import SegmentationModule
+from pipeline.train.pace import FollowPlan
 
 
 def fit(
@@ -52,7 +53,7 @@ def fit(
     Raises:
         PipelineError: the loss is not finite, memory runs out, there are too few devices, or a setting does not suit
             the data.
-        TimeIsUp: the time of `--time` is up; the same call resumes from the last finished epoch.
+        TimeIsUp: the time of `--stop-after` is up; the same call resumes from the last finished epoch.
     """
     deadline.check(member.title)
     job, settings = (run, member, chosen, source, compute), run.recipe.train
@@ -69,24 +70,12 @@ def _fit(
     """Trains on one of the devices of a training. Only the first device writes files and shows progress."""
     _silence_lightning()
     folder = run.fold_folder(member.fold, member.seed)
-    torch.manual_seed(sampling.seed_of(member))
-    stored = read_array(run.pixels / "train_images.npy")
-    network = models.build_network(run, source, stored.dtype)
-    if run.recipe.image.normalize == "encoder":
-        _set_encoder_statistics(network, run)
-    if start := other_runs.start_weights(run, member):
-        _start(network, start)
     images = table.read_table(run.table, "train")
     tests = table.read_table(run.test_table) if run.recipe.train.pseudo else images[:0]
-    train, valid = loaders.loaders(run, member, chosen, images, tests, compute, place.rank, place.devices)
+    network, train, valid = network_and_batches(run, member, chosen, (images, tests), source, compute, place)
     share = train.batch_sampler.share
     planned = run.recipe.train.planned_epochs(-(-len(train) // run.recipe.train.accumulate))
     epochs, curve = _plan(run, member, planned)
-    if run.recipe.image.normalize == "dataset":
-        network.set_statistics(*loaders.statistics(train.dataset))
-    if place.devices > 1:
-        collectives.synchronize_norms(network, compute.accelerator == "cpu")
-    network.to(memory_format=torch.channels_last)
     if run.recipe.train.compile:
         network.compile()
     ids = images["image_id"].tolist()
@@ -94,12 +83,13 @@ def _fit(
     module = SegmentationModule(network, run, member, (ids, tests["image_id"].tolist()), curve, units, planned, share)
     history = callbacks.History(folder)
     observers: list[Any] = []
+    pace = [] if run.budget is None else [FollowPlan(run, member, train, len(chosen.valid), show[2], share)]
     if place.rank == 0:
         _require_space(run, member, network)
-        progress = callbacks.ShowProgress(run, member, history, *show)
+        progress = callbacks.ShowProgress(run, member, history, *show, *pace)
         observers = [history, progress, callbacks.Pictures(run.recipe.image.channels, network.largest_pixel)]
     averaging, in_time = _averaging(run, compute, train.dataset, share), callbacks.StopInTime()
-    trainer = _trainer(run, member, compute, epochs, [*observers, *averaging, in_time], place)
+    trainer = _trainer(run, member, compute, epochs, [*pace, *observers, *averaging, in_time], place)
     trackers.tell_settings(run, trainer.loggers[1:])
     _train(trainer, module, train, valid, folder / "last.ckpt")
     trackers.finish(trainer.loggers[1:])
@@ -135,6 +125,40 @@ def _train(trainer: Trainer, module: SegmentationModule, train: Any, valid: Any,
             f"{module.recipe.model.architecture} normalises over the images of a batch and cannot learn from a batch "
             "of one image: set train.batch_size to 2 or more, and train on at least as many images."
         ) from error
+
+
+def network_and_batches(
+    run: Run, member: Member, chosen: Chosen, tables: tuple[Any, Any], source: Path | None, compute: Compute,
+    place: Place = Place(),
+) -> tuple[Any, Any, Any]:  # fmt: skip
+    """Returns the network before its first step, the loader of training batches, and that of held-out batches (None
+    without a fold).
+
+    Args:
+        run: the run.
+        member: the member to train.
+        chosen: the images of the fold.
+        tables: the table of training images, and that of test images (without rows, if there are no pseudo-labels).
+        source: the file of the encoder's initial weights, or None.
+        compute: the device and number format.
+        place: the device among the devices of the training.
+
+    Raises:
+        PipelineError: weights do not fit, or a setting does not suit the data.
+    """
+    torch.manual_seed(sampling.seed_of(member))
+    stored = read_array(run.pixels / "train_images.npy")
+    network = models.build_network(run, source, stored.dtype)
+    if run.recipe.image.normalize == "encoder":
+        _set_encoder_statistics(network, run)
+    if start := other_runs.start_weights(run, member):
+        _start(network, start)
+    train, valid = loaders.loaders(run, member, chosen, *tables, compute, place.rank, place.devices)
+    if run.recipe.image.normalize == "dataset":
+        network.set_statistics(*loaders.statistics(train.dataset))
+    if place.devices > 1:
+        collectives.synchronize_norms(network, compute.accelerator == "cpu")
+    return network.to(memory_format=torch.channels_last), train, valid
 
 
 # --- preparation -----------------------------------------------------------------------------------------------------
@@ -251,6 +275,7 @@ def _trainer(run: Run, member: Member, compute: Compute, epochs: int, observers:
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=0 if run.budget is None else 1,  # planned epochs differ in length
         log_every_n_steps=10**9,
     )
 

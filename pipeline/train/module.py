@@ -1,6 +1,7 @@
 """The Lightning module of one training: loss, optimiser, schedule, and the competition's metric on the held-out
 fold."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from pipeline.train.batches.sharing import Share
 from pipeline.train.callbacks import EXAMPLES
 from pipeline.train.collectives import from_first, in_turn, whole, whole_output
 from pipeline.train.losses import WeightedLoss
-from pipeline.train.optimization import Schedule, build_optimizer
+from pipeline.train.optimization import PacedSchedule, Schedule, build_optimizer
 
 CHECKED = 50
 """The number of losses on a GPU that are checked together, because each check waits for the GPU."""
@@ -81,7 +82,8 @@ class SegmentationModule(LightningModule):
         self.epochs = epochs or run.recipe.train.epochs
         self.seed = seed_of(member)
         self.augmentation = device_augmentation(run.recipe)
-        self.schedule: Schedule | None = None
+        self.paced = run.budget is not None
+        self.schedule: Schedule | PacedSchedule | None = None
         self.schedule_state: dict[str, Any] | None = None
         self.unchecked: list[tuple[torch.Tensor, torch.Tensor, int]] = []
         """The loss, rows and number of each batch whose loss has not been checked yet."""
@@ -103,7 +105,10 @@ class SegmentationModule(LightningModule):
         settings, epochs = self.recipe.train, self.trainer.max_epochs or 1
         optimizer = build_optimizer(settings, *split_parameters(self.network))
         steps = int(self.trainer.estimated_stepping_batches) // epochs
-        self.schedule = Schedule(settings.schedule, optimizer, epochs, steps, settings.snapshots, self.curve)
+        if self.paced:
+            self.schedule = PacedSchedule(settings.schedule, optimizer, epochs, settings.snapshots)
+        else:
+            self.schedule = Schedule(settings.schedule, optimizer, epochs, steps, settings.snapshots, self.curve)
         return optimizer
 
     def on_train_start(self) -> None:
@@ -112,7 +117,11 @@ class SegmentationModule(LightningModule):
             self.schedule.load_state_dict(self.schedule_state)
 
     def on_train_epoch_start(self) -> None:
-        """Freezes the encoder in the first train.freeze_encoder epochs, and unfreezes it afterwards."""
+        """Begins the epoch of a paced schedule; freezes the encoder in the first train.freeze_encoder epochs, and
+        unfreezes it afterwards."""
+        if isinstance(self.schedule, PacedSchedule):
+            steps = math.ceil(self.trainer.num_training_batches / self.recipe.train.accumulate)
+            self.schedule.begin_epoch(self.current_epoch, steps)
         encoder, frozen = encoder_of(self.network), self.current_epoch < self.recipe.train.freeze_encoder
         if encoder is not None and self.recipe.train.freeze_encoder:
             for parameter in self.encoder_parameters:
@@ -267,11 +276,8 @@ class SegmentationModule(LightningModule):
         return batch._replace(pixels=pixels[part], masks=masks[part])
 
     def _downscaled(self, batch: Batch) -> Batch:
-        """Returns the batch at half the size in the epochs of train.half_size: means around every second pixel."""
-        if self.current_epoch >= round(self.recipe.train.half_size * self.epochs):
-            return batch
-        pixels = functional.avg_pool2d(batch.pixels.float(), 3, 2, 1, count_include_pad=False)
-        return batch._replace(pixels=pixels, masks=batch.masks[..., ::2, ::2])
+        """Returns the batch, at half the size in the epochs of train.half_size."""
+        return batch if self.current_epoch >= round(self.recipe.train.half_size * self.epochs) else halved(batch)
 
     def _without_never(self, logits: torch.Tensor) -> torch.Tensor:
         """Returns logits (N, C, H, W) in which the classes of predict.never are -inf, so that they are never chosen."""
@@ -321,6 +327,12 @@ class SegmentationModule(LightningModule):
             "Try a smaller train.learning_rate, train.gradient_clip=1, a longer train.schedule.warm_up, or "
             "train.precision=32."
         )
+
+
+def halved(batch: Batch) -> Batch:
+    """Returns a batch at half the size: means around every second pixel, and every second pixel of the masks."""
+    pixels = functional.avg_pool2d(batch.pixels.float(), 3, 2, 1, count_include_pad=False)
+    return batch._replace(pixels=pixels, masks=batch.masks[..., ::2, ::2])
 
 
 def split_parameters(network: torch.nn.Module) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:

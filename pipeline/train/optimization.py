@@ -5,6 +5,7 @@ import inspect
 import math
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
 from torch.nn import Parameter
@@ -280,3 +281,52 @@ class Schedule:
         steps = quarter if self.settings.cycle is None else self.settings.cycle * self.steps_per_epoch
         # rounded up, so that no new cycle begins in the last few steps; after removing float errors as in 0.1 * 30
         return max(2, math.ceil(round(steps, 6)))
+
+
+class PacedSchedule:
+    """A schedule whose epochs differ in their number of steps: the multiplier depends on the share of epochs so far."""
+
+    POINTS = 100
+    """The number of points per epoch between which the multiplier is interpolated."""
+
+    def __init__(self, settings: ScheduleSettings, optimizer: Optimizer, epochs: int, snapshots: int = 1) -> None:
+        """Computes the multipliers of a Schedule with equal epochs, which must not depend on scores (plateau)."""
+        self.optimizer, self.epoch, self.steps, self.steps_per_epoch = optimizer, 0, 0, 1
+        self.full = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
+        unit = SGD([Parameter(torch.zeros(()))], lr=1.0)
+        even = Schedule(settings, unit, epochs, self.POINTS, snapshots)
+        self.curve = [even.learning_rate()]
+        for _ in range(epochs * self.POINTS - 1):
+            even.step_batch()
+            self.curve.append(even.learning_rate())
+        self._apply()
+
+    def begin_epoch(self, epoch: int, steps: int) -> None:
+        """Begins an epoch with this number of steps of the optimiser."""
+        self.epoch, self.steps, self.steps_per_epoch = epoch, 0, steps
+        self._apply()
+
+    def step_batch(self) -> None:
+        """Advances by one step of the optimiser."""
+        self.steps += 1
+        self._apply()
+
+    def step_epoch(self, loss: float, score: float) -> None:
+        """Does nothing, because `begin_epoch` advances the schedule."""
+
+    def learning_rate(self) -> float:
+        """Returns the learning rate of all parameters, except those of an encoder with its own rate."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns nothing: the epoch is all that matters."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Does nothing, because `begin_epoch` sets the rates."""
+
+    def _apply(self) -> None:
+        place = (self.epoch + self.steps / self.steps_per_epoch) * self.POINTS
+        multiplier = float(np.interp(place, np.arange(len(self.curve)), self.curve))
+        for group, full in zip(self.optimizer.param_groups, self.full, strict=True):
+            group["lr"] = full * multiplier

@@ -75,6 +75,7 @@ def steps(run: Run) -> list[Step]:
 def _step(run: Run, member: Member, settings: dict[str, Any]) -> Step:
     folder = run.fold_folder(member.fold, member.seed)
     files = [*_own_files(run), *drop_list(run), *other_runs.label_files(run, member)]
+    files += [run.plan] if run.budget else []
     if start := other_runs.start_weights(run, member):
         files.append(start)
     if member.fold is None:

@@ -115,7 +115,10 @@ def _pair(folder: Path) -> tuple[Path, Path]:
 
 def _read(folder: Path, run: Run, title: str) -> History | None:
     history, summary = _pair(folder)
-    losses, kept = [row.get("valid/loss") for row in epochs_of(history)], read_record(summary).get("best_epoch")
+    # planned trainings do not predict the held-out images after each epoch
+    rows, kept = [row for row in epochs_of(history) if "valid/loss" in row], read_record(summary).get("best_epoch")
+    losses = [row["valid/loss"] for row in rows]
+    kept = next((place for place, row in enumerate(rows) if row.get("epoch") == kept), None)
     loss = np.array([value if isinstance(value, int | float) else np.nan for value in losses], np.float64)
     if not np.isfinite(loss).all() or not isinstance(kept, int) or not 0 <= kept < len(loss):
         return None

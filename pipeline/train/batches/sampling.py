@@ -30,6 +30,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     Without weights every position occurs once. With weights, an epoch has the same length, and each position occurs in
     proportion to its weight, rounded down or up. With groups, each batch of `batch_size` consecutive positions has at
     most one position per group. The n-th repetition of a position is yielded as position + n · length.
+
+    `take` gives epochs another length: they are then consecutive parts of an endless sequence of passes.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """
         self.length, self.seed, self.epoch = length, seed, 0
         self.weights, self.groups, self.batch_size = weights, groups, batch_size
+        self.taken: tuple[int, int] | None = None
         if groups is not None and len(np.unique(groups)) < batch_size:
             raise PipelineError(
                 f"train.sampler.one_per_group: a batch has {batch_size} images, but there are only "
@@ -53,22 +56,40 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """Sets the epoch of the next pass."""
         self.epoch = epoch
 
+    def take(self, first: int, count: int) -> None:
+        """Lets the next epoch consist of `count` positions of the endless sequence of passes, from `first` on."""
+        self.taken = (first, count)
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return ((self.epoch, int(position)) for position in self._order())
 
     def __len__(self) -> int:
+        return self._length_of_pass if self.taken is None else self.taken[1]
+
+    @property
+    def _length_of_pass(self) -> int:
         return self.length if self.groups is None else self.length // self.batch_size * self.batch_size
 
     def _order(self) -> np.ndarray:
-        random = np.random.default_rng(derive_seed(self.seed, self.epoch))
+        if self.taken is None:
+            order = self._pass(self.epoch)
+        else:
+            first, count = self.taken
+            number, start = divmod(first, self._length_of_pass)
+            passes = range(number, (first + count - 1) // self._length_of_pass + 1)
+            order = np.concatenate([self._pass(one) for one in passes])[start : start + count]
+        # each repetition has its own number, so that it is augmented differently
+        return order + self.length * pd.Series(order).groupby(order).cumcount().to_numpy()
+
+    def _pass(self, number: int) -> np.ndarray:
+        random = np.random.default_rng(derive_seed(self.seed, number))
         if self.weights is None:
             order = random.permutation(self.length)
         else:
             order = random.permutation(resample(self.weights, self.length, random))
         if self.groups is not None:
             order = one_per_group(order, self.groups, self.batch_size, random)
-        # each repetition has its own number, so that it is augmented differently
-        return order + self.length * pd.Series(order).groupby(order).cumcount().to_numpy()
+        return order
 
 
 def resample(weights: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
