@@ -164,7 +164,7 @@ for _stage in (stage for stage in STAGES[:-1] if stage != "predict"):
     _without: tuple[str, ...] = (
         ("competition", "oof", "test") if _stage in ("decode", "clean", "split", "train") else ()
     )
-    _without += ("folds",) if _stage in ("decode", "clean", "split") else ()
+    _without += ("folds", "time") if _stage in ("decode", "clean", "split") else ()
     _engine = () if _stage in ("train", "validate") else ENGINE
     _stage_command(_stage, (*_without, *_engine, *(() if _stage == "encode" else ("strict",))))
 
@@ -252,7 +252,7 @@ def compare(
 
 
 @app.command()
-@with_options(without=("competition", "oof", "test", "strict", "force", "verify", "as_json"))
+@with_options(without=("time", "competition", "oof", "test", "strict", "force", "verify", "as_json"))
 def sweep(
     recipe: RecipeName,
     over: Annotated[

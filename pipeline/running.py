@@ -50,6 +50,8 @@ def run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     from pipeline.core.files import shown
 
     stages.require_test_set(opened, stage)
+    if opened.budget and not opened.plan.exists():
+        raise PipelineError(f"{opened.name} is not planned yet: `{opened.command()}` plans and runs it.")
     engine, started = how.open_engine(), time.perf_counter()
     interruption.work_began()
     events.emit(events.RunStarted(opened.name, opened.competition.name, [stage], shown(opened.folder)))

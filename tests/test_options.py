@@ -12,7 +12,7 @@ from pipeline.options import RunOptions
 from pipeline.stages import STAGE_HELP
 
 RUN = {"--quick", "--name", "--set"}
-ELSEWHERE = {"--folds", "--competition", "--oof", "--test"}
+ELSEWHERE = {"--folds", "--time", "--competition", "--oof", "--test"}
 HOW = {"--force", "--verbose", "-v", "--quiet", "-q", "--verify"}
 EVENTS = {"--json"}
 ENGINE = {"--engine", "--ray-address"}
@@ -22,9 +22,9 @@ OPTIONS = {
     | HOW
     | EVENTS
     | ENGINE
-    | {"--from", "--to", "--strict", "--time", "--on", "--accelerator", "--wait"},
+    | {"--from", "--to", "--strict", "--stop-after", "--on", "--accelerator", "--wait"},
     **dict.fromkeys(("decode", "clean", "split"), RUN | HOW | EVENTS),
-    "train": RUN | HOW | EVENTS | ENGINE | {"--folds"},
+    "train": RUN | HOW | EVENTS | ENGINE | {"--folds", "--time"},
     **dict.fromkeys(("tune", "evaluate"), RUN | ELSEWHERE | HOW | EVENTS),
     "validate": RUN | ELSEWHERE | HOW | EVENTS | ENGINE,
     "predict": RUN | ELSEWHERE | HOW | EVENTS | ENGINE | {"--images", "--to", "--masks"},

@@ -188,11 +188,13 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the epoch's row and writes the files."""
-        names = MEASURED[1:]
+        # the metrics of an earlier epoch remain if this one did not predict the held-out images
+        validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        names = [name for name in MEASURED[1:] if validated or not name.startswith("valid/")]
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name in names}
         row: dict[str, Any] = {"epoch": trainer.current_epoch, "batches": trainer.num_training_batches}
         row |= {name: values[name] for name in names if name in values}
-        if "valid/score" in values:
+        if "valid/score" in row:
             row["collapsed"] = pl_module.collapsed
             self.counts.append(np.asarray(pl_module.epoch_counts))
         row |= {"train_seconds": self.trained, "seconds": time.perf_counter() - self.started}

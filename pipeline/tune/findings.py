@@ -1,5 +1,6 @@
 """The findings of tune on its held-out images after all choices, from which the reasons are made."""
 
+import math
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -85,14 +86,27 @@ class Findings:
 
 
 def longer(run: Run, epochs: int) -> str:
-    """Returns the command that trains longer: the full recipe after a --quick run, else this number of epochs and twice
-    the recipe's steps."""
+    """Returns the command that trains longer: the full recipe after a --quick run, twice the time of a planned run,
+    else this number of epochs and twice the recipe's steps."""
+    if run.budget:
+        return with_more_time(run, 2)
     changed = any(word == "--name" or word.startswith("train.epochs=") for word in run.options)
     if "--quick" in run.options and not changed:
         words = tuple(word for word in run.options if word != "--quick")
         return replace(run, options=words).command()
     steps = run.recipe.train.steps
     return trained_again(run, "longer", f"train.epochs={epochs}", *([f"train.steps={2 * steps}"] if steps else []))
+
+
+def with_more_time(run: Run, factor: int) -> str:
+    """Returns the command that plans a run for `factor` times the time of this one, under a new name."""
+    words = list(run.options)
+    for option in ("--time", "--name"):
+        if option in words:
+            place = words.index(option)
+            del words[place : place + 2]
+    minutes = math.ceil(factor * (run.budget or 0.0) / 60)
+    return replace(run, options=tuple(words)).command("--time", f"{minutes}m")
 
 
 def trained_again(run: Run, suffix: str, *assignments: str) -> str:

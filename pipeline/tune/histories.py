@@ -148,7 +148,8 @@ def _falling(known: list[History]) -> list[Reason]:
                for fold in falling]  # fmt: skip
     text = f"Training ended while the held-out loss was still falling: {named(details)}."
     run = falling[0].run
-    level: Level = "note" if "--quick" in run.options else "check"  # --quick ends early on purpose
+    on_purpose = "--quick" in run.options or run.budget  # the training had to end early
+    level: Level = "note" if on_purpose else "check"
     return [Reason(level, "stopped too early", text, longer(run, 2 * len(falling[0].loss)))]
 
 

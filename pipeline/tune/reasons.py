@@ -14,7 +14,7 @@ from pipeline.core.verdict import Level, Reason
 from pipeline.masks.bootstrap import gain
 from pipeline.split.folds import leak_remark, read_audit
 from pipeline.tune import histories, mask_checks, weak_places
-from pipeline.tune.findings import Findings, longer, named, trained_again
+from pipeline.tune.findings import Findings, longer, named, trained_again, with_more_time
 from pipeline.tune.procedure import FEWEST_GROUPS
 
 ERRORS = 2.0
@@ -255,7 +255,8 @@ def _missing_folds(run: Run) -> list[Reason]:
         f"Only {len(trained)} of {folds} folds {'is' if len(trained) == 1 else 'are'} trained: training the others "
         "makes the estimate more certain and the submission better."
     )
-    return [Reason("note", "folds not trained", text, run.command("--set", "train.folds=null"))]
+    command = with_more_time(run, folds) if run.budget else run.command("--set", "train.folds=null")
+    return [Reason("note", "folds not trained", text, command)]
 
 
 def _suspects(findings: Findings) -> list[Reason]:

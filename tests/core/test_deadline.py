@@ -1,4 +1,4 @@
-"""`--time`: lengths of time, and the end of one."""
+"""Lengths of time, and the limit of `--stop-after`."""
 
 import pytest
 from conftest import Tiny
@@ -30,7 +30,7 @@ def test_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     deadline.check("tune")
     assert deadline.seconds_left() is None
     monkeypatch.setenv(deadline.VARIABLE, "0")
-    with pytest.raises(deadline.TimeIsUp, match="tune was not started: the time of --time is up."):
+    with pytest.raises(deadline.TimeIsUp, match="tune was not started: the time of --stop-after is up."):
         deadline.check("tune")
     assert "`python -m pipeline save" not in deadline.how_to_go_on()
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
@@ -38,7 +38,9 @@ def test_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_without_time_ends_with_its_own_exit_code(tiny: Tiny) -> None:
-    done = tiny.cli("run", tiny.recipe_path, "--to", "clean", "--time", "0.001s")
+    done = tiny.cli("run", tiny.recipe_path, "--to", "clean", "--stop-after", "0.001s")
     assert done.returncode == 4
-    said = "decode was not started: the time of --time is up. Finished work is kept: the same command continues from"
+    said = (
+        "decode was not started: the time of --stop-after is up. Finished work is kept: the same command continues from"
+    )
     assert done.stderr.endswith(f"{said} there.\n")

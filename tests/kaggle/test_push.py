@@ -191,7 +191,7 @@ def test_the_kernel_holds_all_that_a_run_needs(ready: Run, tmp_path: Path) -> No
     assert metadata["machine_shape"] == "NvidiaTeslaT4"
     source = (tmp_path / "kernel" / "train.py").read_text()
     compile(source, "train.py", "exec")
-    assert '"run", str(home / "small.yaml"), "--to", "validate", "--time", "8.5h"' in source
+    assert '"run", str(home / "small.yaml"), "--to", "validate", "--stop-after", "8.5h"' in source
     with tarfile.open(fileobj=io.BytesIO(training_kernel._payload(ready))) as payload:
         payload.extractall(tmp_path / "home", filter="data")
     assert (tmp_path / "home" / "root" / "folds" / "tiny.csv").read_bytes() == ready.folds_file.read_bytes()

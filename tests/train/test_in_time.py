@@ -1,4 +1,4 @@
-"""A training that `--time` stops between two epochs, and goes on."""
+"""A training that `--stop-after` stops between two epochs, and goes on."""
 
 import pytest
 from conftest import Tiny
@@ -23,10 +23,12 @@ def test_it_stops_after_an_epoch_and_ends_in_the_same_weights(
     monkeypatch.setenv(deadline.VARIABLE, "9e9")
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.StopInTime, "on_train_epoch_start", almost_over)
-        with pytest.raises(deadline.TimeIsUp, match=r"The time of --time is up"):
+        with pytest.raises(deadline.TimeIsUp, match=r"The time of --stop-after is up"):
             train(run)
     said = capsys.readouterr().err
-    assert "  fold 0 stopped after epoch 1 of 2: 0 s of --time are left" in said and "fold 1 was not started" in said
+    assert (
+        "  fold 0 stopped after epoch 1 of 2: 0 s of --stop-after are left" in said and "fold 1 was not started" in said
+    )
     assert "failed" not in said
     assert (run.fold_folder(0) / "last.ckpt").exists() and not (run.fold_folder(0) / "fold.json").exists()
     assert not list(run.folder.rglob("error.txt"))
