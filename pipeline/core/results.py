@@ -390,3 +390,8 @@ def read_test_scores(run: Run) -> dict[str, Any]:
         PipelineError: the file is missing or damaged.
     """
     return read_checked(run.folder / "test.json", TestScores, again("evaluate"))
+
+
+def honest_score(result: dict[str, Any]) -> float:
+    """Returns the honest score of a postprocess.json: on images that were not used for any choice."""
+    return result.get("scores", {}).get("fold_model", {}).get("score", result["nested"])

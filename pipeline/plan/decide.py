@@ -71,8 +71,8 @@ def first_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan:
         enough = math.ceil(needed * 1.5 / 60)
         raise PipelineError(
             f"--time {duration(facts.budget)} is too short: on this machine, a first submission takes about "
-            f"{duration(needed)} ({duration(facts.used)} so far, {duration(least)} for {FEWEST_STEPS} steps of training, "
-            f"{duration(after)} to predict {facts.held_out} held-out and {facts.tests} test images and to tune). Give "
+            f"{duration(needed)} ({duration(facts.used)} so far, {duration(least)} for {FEWEST_STEPS} steps of "
+            f"training, {duration(after)} to predict {facts.held_out} held-out and {facts.tests} test images and to tune). Give "
             f"--time {enough}m or more."
         )
     early = FIRST_SHARE * facts.budget - facts.used - after
@@ -103,7 +103,8 @@ def main_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan | None:
     if count < 1 and not half_size and "train.half_size" not in facts.chosen:
         half_size = HALF_SIZE
         reasons.append(
-            f"half of the epochs at half the size, because the time is enough for {count:.0%} of the recipe's own training"
+            f"half of the epochs at half the size, because the time is enough for {count:.0%} of the recipe's own "
+            "training"
         )
     rounds = _rounds(recipe, facts, costs, count, reasons)
     longest = max(one.seconds for one in rounds)

@@ -13,18 +13,18 @@ from pipeline.decode import table
 from pipeline.networks import device, weights
 from pipeline.networks.device import Compute, explain_memory
 from pipeline.networks.tiles import predict_tiled
+from pipeline.train.batches.targets import Chosen
 from pipeline.train.fit import network_and_batches
 from pipeline.train.losses import WeightedLoss
 from pipeline.train.module import halved, split_parameters
 from pipeline.train.optimization import build_optimizer
-from pipeline.train.stage import rows_of
 
 STEPS, SECONDS = 4, 6.0
 """The number of timed steps per size, and the seconds after which no further one is made."""
 
 
-def measure(run: Run, member: Member) -> Costs:
-    """Returns the measured costs of the first fold of a run, whose images are decoded and split.
+def measure(run: Run, member: Member, chosen: Chosen) -> Costs:
+    """Returns the measured costs of training one member on the chosen images.
 
     Raises:
         PipelineError: weights are missing, a setting does not suit the data, or memory runs out.
@@ -33,7 +33,6 @@ def measure(run: Run, member: Member) -> Costs:
     source = None if settings.start_from else weights.resolve(run.recipe.model)
     images = table.read_table(run.table, "train")
     tests = table.read_table(run.test_table) if settings.pseudo else images[:0]
-    chosen = rows_of(run, member.fold)
     network, train, valid = network_and_batches(run, member, chosen, (images, tests), source, compute)
     network.to(compute.device)
     try:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pipeline.core.console import say
 from pipeline.core.driver import run_stage
 from pipeline.core.engine import Reporter
-from pipeline.core.results import read_scored
+from pipeline.core.results import honest_score, read_scored
 from pipeline.core.run import Run, open_run
 
 STAGES = ("train", "validate", "tune")
@@ -66,13 +66,8 @@ def run_trial(trial: Trial, reporter: Reporter) -> Ended:
         run = trial.open(count)
         for stage in STAGES:
             run_stage(run, stage, mention=False)
-        scores.append(honest(read_scored(run.folder)))
+        scores.append(honest_score(read_scored(run.folder)))
         record.report(count, scores[-1])
         reporter.advance(f"trial {trial.number}", 1 / len(trial.folds))
         say(f"  trial {trial.number}: fold {count} of {len(trial.folds)}, honest score so far {scores[-1]:.4f}")
     return Ended("complete", scores[-1])
-
-
-def honest(result: dict[str, Any]) -> float:
-    """Returns the honest score of a postprocess.json: on images that were not used for any choice."""
-    return result.get("scores", {}).get("fold_model", {}).get("score", result["nested"])

@@ -1,4 +1,4 @@
-"""Trains within a given time: the callback that computes the steps of each epoch of a planned training (core/plan.py)."""
+"""Trains within a given time: computes the steps of each epoch of a planned training (core/plan.py)."""
 
 import time
 from dataclasses import asdict
@@ -16,8 +16,8 @@ from pipeline.train.collectives import from_first
 class FollowPlan(Callback):
     """Sets the number of steps of each epoch from the measured speed and from the time that is left.
 
-    The schedule of the learning rate advances with the share of the epochs, so that it ends when the time ends. Lightning
-    must load the training loader again in each epoch, because its length changes.
+    The schedule of the learning rate advances with the share of the epochs, so that it ends when the time ends.
+    Lightning must load the training loader again in each epoch, because its length changes.
     """
 
     def __init__(self, run: Run, member: Member, train: Any, held_out: int, after: int, share: Share) -> None:

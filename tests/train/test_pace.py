@@ -89,9 +89,8 @@ def test_the_learning_rate_follows_the_share_of_epochs(name: Any) -> None:
 def planned(tiny: Tiny, seconds: float, epochs: int = 4) -> Run:
     run = replace(prepare(tiny, {"train": {"folds": [0], "epochs": epochs, "half_size": 0.5}}), budget=60.0)
     only = Round(folds=[0], seeds=[0], trainings=1, at_once=1, seconds=seconds, passes=1.0, after=1.0)
-    plan = Plan(
-        budget=60.0, settings={}, validate_every=2, rounds=[only], costs=Costs(half=0.05, full=0.2, image=0.01), reasons=[]
-    )  # fmt: skip
+    costs = Costs(half=0.05, full=0.2, image=0.01)
+    plan = Plan(budget=60.0, settings={}, validate_every=2, rounds=[only], costs=costs, reasons=[])
     write_json(run.plan, plan.model_dump())
     return replace(run, until=time.time() + seconds)
 

@@ -1,0 +1,95 @@
+"""What a run with a given time trains."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipeline.core.config.recipe import Recipe
+from pipeline.core.errors import PipelineError
+from pipeline.core.plan import Costs, Plan
+from pipeline.plan.decide import Facts, first_plan, main_plan, seconds_after
+
+# 1,600 images in batches of 16: 100 steps per pass, so that 30 epochs of 0.4 s per step take 1,200 s
+RECIPE = Recipe(name="r", competition="c", train={"epochs": 30, "schedule": {"name": "plateau"}, "early_stopping": 5})
+FACTS = Facts(
+    budget=1200.0, used=0.0, folds=(0, 1, 2, 3, 4), chosen=frozenset(), images=1600, held_out=400, tests=1000, views=2,
+    together=2, shared=True,
+)  # fmt: skip
+COSTS = Costs(half=0.1, full=0.4, image=0.01)
+
+
+def decided(hours: float, recipe: Recipe = RECIPE, **facts: Any) -> Plan:
+    plan = main_plan(recipe, replace(FACTS, budget=3600 * hours, **facts), COSTS)
+    assert plan is not None
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("hours", "rounds"),
+    [
+        (0.2, [([0], [0])]),
+        (0.6, [([0], [0])]),
+        (1.0, [([0], [0, 1])]),
+        (2.0, [([0], [0]), ([0, 1, 2, 3, 4], [0])]),
+        (5.0, [([0], [0, 1]), ([0, 1, 2, 3, 4], [0, 1])]),
+    ],
+)
+def test_longer_times_train_more_models(hours: float, rounds: list[Any]) -> None:
+    plan = decided(hours)
+    assert [(one.folds, one.seeds) for one in plan.rounds] == rounds
+    assert (plan.settings["train.folds"], plan.settings["train.seeds"]) == rounds[-1]
+    assert sum(one.training + one.after for one in plan.rounds) == pytest.approx(0.98 * 3600 * hours)
+    assert plan.settings["train.epochs"] * 0.9 < sum(one.training for one in plan.rounds)
+    assert plan.reasons
+
+
+def test_a_short_time_trains_half_of_the_epochs_at_half_the_size() -> None:
+    assert decided(0.2).settings["train.half_size"] == 0.5
+    assert decided(1.0).settings["train.half_size"] == 0.0
+    assert "train.half_size" not in decided(0.2, chosen=frozenset({"train.half_size"})).settings
+
+
+def test_a_planned_training_has_a_fixed_end() -> None:
+    settings = decided(0.5).settings
+    assert settings["train.schedule.name"] == "one_cycle" and settings["train.early_stopping"] is None
+    assert "train.keep" in settings  # early stopping keeps the best epoch
+    cosine = Recipe(
+        name="r", competition="c", train={"schedule": {"name": "cosine", "warm_up": 3}, "freeze_encoder": 3}
+    )
+    settings = decided(0.5, cosine).settings
+    assert "train.schedule.name" not in settings
+    assert (settings["train.schedule.warm_up"], settings["train.freeze_encoder"]) == (2.0, 2)  # 20 epochs instead of 30
+
+
+def test_what_the_user_chose_stays() -> None:
+    recipe = RECIPE.model_copy(update={"train": RECIPE.train.model_copy(update={"seeds": [3, 4]})})
+    plan = decided(0.2, recipe, folds=(1, 2), chosen=frozenset({"train.folds", "train.seeds"}))
+    assert [(one.folds, one.seeds) for one in plan.rounds] == [([1, 2], [3, 4])]
+
+
+def test_passes_count_the_images_of_one_training() -> None:
+    one = decided(0.2).rounds[0]
+    assert one.passes == pytest.approx(one.seconds / 0.25 * 16 / 1600, rel=0.01)
+
+
+def test_the_first_run_ends_after_a_tenth_of_the_time() -> None:
+    plan = first_plan(RECIPE, replace(FACTS, used=20.0), COSTS)
+    (one,) = plan.rounds
+    assert 20 + one.seconds + one.after == pytest.approx(120)
+    assert plan.settings["predict.tta"] == "none" and plan.settings["train.folds"] == [0]
+    late = first_plan(RECIPE, replace(FACTS, used=200.0), COSTS)  # at least a short training
+    assert late.rounds[0].seconds == pytest.approx(36.0)
+
+
+def test_a_time_that_is_too_short_is_refused_with_one_that_is_not() -> None:
+    with pytest.raises(PipelineError, match=r"--time 20 s is too short: .* Give --time 2m or more") as caught:
+        first_plan(RECIPE, replace(FACTS, budget=20.0, used=5.0), COSTS)
+    assert "12 steps of training" in str(caught.value)
+    assert main_plan(RECIPE, replace(FACTS, budget=60.0, used=50.0), COSTS) is None
+
+
+def test_stages_that_were_measured_count_as_measured() -> None:
+    measured = COSTS.model_copy(update={"stages": {"validate": 10.0, "predict": 20.0, "tune": 6.0, "encode": 2.0}})
+    one_view = seconds_after(replace(FACTS, views=1), measured, models=1)
+    assert seconds_after(FACTS, measured, models=2) - one_view == pytest.approx(3 * 30 + 3)

@@ -1,0 +1,90 @@
+"""`run RECIPE --time 10m`: an early submission, then a better one; trainings are cut short here."""
+
+from typing import Any
+
+import pytest
+from conftest import Tiny
+from trainings import BASE
+
+from pipeline.core.config.settings import merge
+from pipeline.core.errors import PipelineError
+from pipeline.core.plan import seconds_used
+from pipeline.core.run import open_run
+from pipeline.options import HowOptions, RunOptions
+from pipeline.planned_run import run_in_time
+from pipeline.train.pace import FollowPlan
+
+OPTIONS = RunOptions(time="10m")
+
+
+@pytest.fixture
+def short(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+    """A recipe whose planned trainings take a second."""
+    monkeypatch.setattr(FollowPlan, "seconds_left", property(lambda self: 1.0))
+    tiny.recipe = merge(
+        {"competition": str(tiny.competition_path)}, merge(BASE, {"train": {"folds": None, "epochs": 9}})
+    )
+    tiny.save()
+    return tiny
+
+
+def start(tiny: Tiny, options: RunOptions = OPTIONS) -> None:
+    run_in_time(str(tiny.recipe_path), options, HowOptions())
+
+
+def test_a_first_submission_comes_early_and_a_killed_run_continues(
+    short: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, final = (short.root / "submissions" / f"small-10m{suffix}.csv" for suffix in ("-first", ""))
+    begun, trained = FollowPlan.setup, []
+
+    def killed_in_main(self: FollowPlan, *arguments: Any, **options: Any) -> None:
+        trained.append(self.pace.epochs)
+        if len(trained) == 2:
+            assert first.exists() and not final.exists()
+            raise KeyboardInterrupt
+        begun(self, *arguments, **options)
+
+    monkeypatch.setattr(FollowPlan, "setup", killed_in_main)
+    with pytest.raises(KeyboardInterrupt):
+        start(short)
+    assert "submission so far: submissions/small-10m-first.csv (dice 0." in capsys.readouterr().out
+    used = seconds_used(short.root / "work" / "tiny" / "small-10m" / "clock.json")
+    assert used > 0
+    start(short)
+    run = open_run(str(short.recipe_path), time="10m")
+    assert final.exists() and seconds_used(run.clock) > used
+    assert len(trained) == 2 + len(run.trained_folds()) * len(run.recipe.train.seeds)  # the first run only once
+    plan = run.plan.read_bytes()
+    start(short)
+    assert run.plan.read_bytes() == plan and len(trained) == 2 + len(run.trained_folds()) * len(run.recipe.train.seeds)
+    assert (
+        open_run(str(short.recipe_path), name="small-10m").recipe == run.recipe
+    )  # the plan is found by the run's name
+
+
+def test_a_time_too_short_for_a_submission_is_refused(short: Tiny) -> None:
+    with pytest.raises(PipelineError, match=r"--time 1 s is too short: .* Give --time \d+m or more"):
+        start(short, RunOptions(time="1s"))
+    assert not list((short.root / "submissions").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quick": True}, "--time plans a training, and --quick does not fit to it"),
+        ({"assignments": ["train.epochs=3"]}, "--time plans train.epochs itself"),
+    ],
+)
+def test_options_that_contradict_a_plan(short: Tiny, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        start(short, RunOptions(time="10m", **options))
+
+
+def test_parts_of_a_run_are_not_planned(short: Tiny) -> None:
+    done = short.cli("run", short.recipe_path, "--time", "10m", "--to", "tune")
+    assert (
+        done.returncode == 2 and "--time plans a whole run on this machine: leave --from and --to out." in done.stderr
+    )
+    done = short.cli("tune", short.recipe_path, "--time", "10m")
+    assert done.returncode == 2 and "small-10m is not planned yet: `python -m pipeline run" in done.stderr
