@@ -386,8 +386,8 @@ def _budget_of(time: str, quick: bool, oof: str | None, assignments: list[str]) 
         raise PipelineError(f"--time plans a training, and {other} does not fit to it: leave one of the two out.")
     if fixed := [key for text in assignments if (key := text.partition("=")[0].strip()) in PLANNED]:
         raise PipelineError(
-            f"--time plans {fixed[0]} itself: leave --set {fixed[0]} out, or use --stop-after, which runs the recipe as it "
-            "is and stops before the time is over."
+            f"--time plans {fixed[0]} itself: leave --set {fixed[0]} out, or use --stop-after, which runs the recipe "
+            "as it is and stops before the time is over."
         )
     return deadline.budget_of(time)
 

@@ -71,9 +71,9 @@ def first_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan:
         enough = math.ceil(needed * 1.5 / 60)
         raise PipelineError(
             f"--time {duration(facts.budget)} is too short: on this machine, a first submission takes about "
-            f"{duration(needed)} ({duration(facts.used)} so far, {duration(least)} for {FEWEST_STEPS} steps of "
-            f"training, {duration(after)} to predict {facts.held_out} held-out and {facts.tests} test images and to tune). Give "
-            f"--time {enough}m or more."
+            f"{duration(needed)} ({duration(facts.used)} so far, {duration(least)} for {FEWEST_STEPS} steps of training, "
+            f"and {duration(after)} to tune and to predict {facts.held_out} held-out and {facts.tests} test images). "
+            f"Give --time {enough}m or more."
         )
     early = FIRST_SHARE * facts.budget - facts.used - after
     seconds = max(least, early, FIRST_LEAST * facts.budget)
