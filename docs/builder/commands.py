@@ -20,7 +20,7 @@ HEAD = """# The command line
 | 1 | `check` found faults, or `liars-test` failed; after a traceback: a defect of the pipeline |
 | 2 | bad input; one sentence says what is wrong and what to do ([troubleshooting](troubleshooting.md)) |
 | 3 | with `--strict`: the verdict is *do not submit*; every file is written all the same |
-| 4 | not finished: `--time` is over, or Kaggle is not done; the same command goes on |
+| 4 | not finished: `--stop-after` is over, or Kaggle is not done; the same command goes on |
 | 130, 143 | stopped by Ctrl-C or by a signal; the same command goes on |
 
 Ctrl-C, a kill or a power cut loses at most the epoch that was being trained: the same command goes on from there.

@@ -71,8 +71,8 @@ def first_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan:
         enough = math.ceil(needed * 1.5 / 60)
         raise PipelineError(
             f"--time {duration(facts.budget)} is too short: on this machine, a first submission takes about "
-            f"{duration(needed)} ({duration(facts.used)} so far, {duration(least)} for {FEWEST_STEPS} steps of training, "
-            f"and {duration(after)} to tune and to predict {facts.held_out} held-out and {facts.tests} test images). "
+            f"{duration(needed)} ({duration(facts.used)} so far, {duration(least)} to train {FEWEST_STEPS} steps, and "
+            f"{duration(after)} to tune and to predict {facts.held_out} held-out and {facts.tests} test images). "
             f"Give --time {enough}m or more."
         )
     early = FIRST_SHARE * facts.budget - facts.used - after

@@ -6,7 +6,7 @@ trial resumes from the last checkpoint of its run, and the reported scores of ea
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.core.console import say
 from pipeline.core.driver import run_stage
