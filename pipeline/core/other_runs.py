@@ -13,6 +13,7 @@ from pipeline.core.config.recipe import Recipe
 from pipeline.core.config.settings import validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root, shown
+from pipeline.core.plan import find_plan
 from pipeline.core.recorded import read_recipe
 from pipeline.core.run import Member, Run
 from pipeline.core.version import program
@@ -39,7 +40,9 @@ def find_run(run: Run, name: str, setting: str) -> Run:
     trained = sorted(int(number) for number in numbers if number.isdecimal())
     if recipe.trains and trained:
         recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"folds": trained})})
-    return replace(run, recipe=recipe, name=name, options=())  # this run's command line belongs to another recipe
+    plan = find_plan(folder)
+    # this run's command line and plan belong to another recipe
+    return replace(run, recipe=recipe, name=name, options=(), budget=plan.budget if plan else None, until=None)
 
 
 def runs_of(run: Run) -> list[Run]:
