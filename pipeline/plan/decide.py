@@ -20,7 +20,7 @@ FIRST_EPOCHS = 5
 FIRST_LEAST = 0.03
 """The smallest share of the budget that the first training takes, however long everything around it takes."""
 HALF_SIZE = 0.5
-"""The share of the epochs at half the size, if the recipe has none and its complete training does not fit."""
+"""The share of the epochs at half the size, if the recipe says nothing about it and its own training does not fit."""
 SIDE_BY_SIDE = 1.8
 """How much longer a step takes if two trainings share the cores, by which the plan starts; it is measured later."""
 LATE = 0.02
@@ -100,7 +100,9 @@ def main_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan | None:
         return None
     count, reasons = available / complete, []
     half_size = recipe.train.half_size
-    if count < 1 and not half_size and "train.half_size" not in facts.chosen:
+    # a recipe that says 0 itself has a reason, such as borders that are a few pixels wide
+    given = recipe.train.model_fields_set | {key.removeprefix("train.") for key in facts.chosen}
+    if count < 1 and "half_size" not in given:
         half_size = HALF_SIZE
         reasons.append(
             f"half of the epochs at half the size, because the time is enough for {count:.0%} of the recipe's own "
