@@ -10,7 +10,8 @@ from pipeline.core.config.competition import Competition
 from pipeline.core.config.places import name_fault
 from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.config.raw_layouts import RleCsv, load_competition
-from pipeline.core.config.recipe import Recipe, load_recipe, recipe_file
+from pipeline.core.config.recipe import Recipe, load_recipe
+from pipeline.core.config.recipe_files import AUTO, recipe_file
 from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_record, root, shown
@@ -317,22 +318,20 @@ def open_run(
 ) -> Run:
     """Returns the run of a recipe. Its name is `name`, or by default the recipe's name, with `-quick` added if `quick`.
 
-    With `oof` no recipe is read: `recipe` is the name of the run, and the default recipe uses the external predictions
+    With `competition`, the recipe is used for another competition, and the run's name starts with that of the
+    competition; `auto` is the recipe that was chosen for it. With `oof` no recipe is read: `recipe` is the name of the run, and the default recipe uses the external predictions
     in the .npy files `oof` and `test`, whose paths are relative to the working directory.
 
     Raises:
         PipelineError: a setting is wrong, or an array of predictions is missing or invalid.
     """
-    if oof is None and (competition or test):
-        raise PipelineError(
-            f"{'--test' if test else '--competition'} can only be used with --oof, for external predictions; in a "
-            "recipe, set competition and arrays instead."
-        )
+    if oof is None and test:
+        raise PipelineError("--test can only be used with --oof, for external predictions; in a recipe, set arrays.")
     if oof is not None:
         loaded, folder = recipe_of_arrays(recipe, competition, oof, test, assignments or []), Path.cwd()
     else:
-        loaded = load_recipe(recipe, quick, assignments)
-        folder = recipe_file(recipe)[0].absolute().parent
+        loaded = load_recipe(recipe, quick, assignments, competition)
+        folder = Path() if recipe == AUTO else recipe_file(recipe)[0].absolute().parent
     run_name = check_name(name or (f"{loaded.name}-quick" if quick else loaded.name))
     if loaded.arrays:
         loaded = with_arrays(loaded, folder)
