@@ -41,7 +41,7 @@ class Fingerprint:
     classes: tuple[str, ...]
     metric: str
     scores_objects: bool
-    """Whether objects are scored or submitted one by one."""
+    """Whether the metric scores objects one by one."""
     by_image: bool
     """Whether the metric scores each image by itself, so that a wrong pixel in an empty image costs the whole score of
     that image."""
@@ -147,7 +147,7 @@ def measure(
         competition.kind,
         tuple(competition.classes),
         competition.scored_by,
-        scores_objects=metric.instances or competition.submission.rows == "instance",
+        scores_objects=metric.instances,
         by_image=metric.by_image and competition.metric_file is None,
         images=len(items),
         sampled=len(seen),

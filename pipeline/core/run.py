@@ -318,9 +318,10 @@ def open_run(
 ) -> Run:
     """Returns the run of a recipe. Its name is `name`, or by default the recipe's name, with `-quick` added if `quick`.
 
-    With `competition`, the recipe is used for another competition, and the run's name starts with that of the
-    competition; `auto` is the recipe that was chosen for it. With `oof` no recipe is read: `recipe` is the name of the run, and the default recipe uses the external predictions
-    in the .npy files `oof` and `test`, whose paths are relative to the working directory.
+    With `competition`, the recipe is used for another competition than its own, with whose name the run's name then
+    starts; `auto` is the recipe that was chosen for it. With `oof` no recipe is read: `recipe` is the name of the run,
+    and the default recipe uses the external predictions in the .npy files `oof` and `test`, whose paths are relative to
+    the working directory.
 
     Raises:
         PipelineError: a setting is wrong, or an array of predictions is missing or invalid.

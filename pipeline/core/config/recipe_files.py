@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 BASELINE = "baseline"
 """The recipe of competitions that have no recipe."""
 AUTO, PORTFOLIO = "auto", "portfolio"
-"""The name that stands for the recipe that is chosen for a competition, and the folder of the recipes to choose from."""
+"""The name that stands for the recipe chosen for a competition, and the folder of the recipes to choose from."""
 
 
 def recipe_file(name: str, competition: Competition | None = None) -> tuple[Path, dict[str, Any]]:
