@@ -215,7 +215,7 @@ def _region_areas(plane: np.ndarray) -> np.ndarray:
 
 def _of_images(seen: list[_Seen], competition: Competition) -> dict[str, Any]:
     shapes = np.array([image.shape for image in seen])
-    stored, eight_bits = int(np.median([image.channels for image in seen])), all(image.eight_bits for image in seen)
+    stored, eight_bits = max(image.channels for image in seen), all(image.eight_bits for image in seen)
     settings = getattr(competition, "channels", None)
     are_colours = stored == 3 and (settings in (None, 3) or settings == ChannelSettings())
     coloured = any(image.coloured for image in seen)

@@ -1,7 +1,7 @@
-"""The rules by which a recipe of the portfolio and its settings are chosen for a competition. docs/auto.md explains them.
+"""The rules by which a recipe of the portfolio and its settings are chosen for a competition (docs/auto.md).
 
-`choose` applies the table RULES to a fingerprint. A rule returns settings with a reason, or nothing. Later rules see the
-settings of earlier ones.
+`choose` applies the table RULES to a fingerprint. A rule returns settings with a reason, or nothing. Later rules see
+the settings of earlier ones.
 """
 
 from collections.abc import Callable, Iterator

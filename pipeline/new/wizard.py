@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import yaml
 
-from pipeline.auto.fingerprint import measure
+from pipeline.auto.fingerprint import measure, percent
 from pipeline.auto.machine import this_machine
 from pipeline.auto.rules import Choice, choose
 from pipeline.core.config import raw_layouts, recipe_files
@@ -110,6 +110,7 @@ def write_new(
         check_settings(name, draft.settings())
     link = _link(name, folder)
     found = _examined(name, draft, folder)
+    draft = replace(draft, notes=(*draft.notes, *filter(None, [found.note])))
     write_text(written, _competition_text(name, draft, found.choice))
     sheet, trial = _tried(name, written, found)
     recipe_name = name if target is None else quote(shown(written))
@@ -287,6 +288,8 @@ class _Examined:
     listing: Listing | None = None
     choice: Choice | None = None
     """The recipe for these files; None if no image can be read."""
+    note: str = ""
+    """When another recipe would be better."""
     fault: str = ""
     """Why the files cannot be listed."""
 
@@ -302,12 +305,16 @@ def _examined(name: str, draft: Draft, folder: Path) -> _Examined:
         return _Examined(fault=str(error))
     try:
         fingerprint = measure(competition, folder, this_machine(), listing)
-        if not draft.settings().get("metric"):  # to be filled in: a row per object suggests a metric of objects
-            fingerprint = replace(fingerprint, scores_objects=competition.submission.rows == "instance")
-        choice = choose(fingerprint)
     except PipelineError:  # no image can be read: the trial reports why
-        choice = None
-    return _Examined(competition, listing, choice)
+        return _Examined(competition, listing)
+    choice, note = choose(fingerprint), ""
+    of_objects = choose(replace(fingerprint, scores_objects=True)).recipe
+    if of_objects != choice.recipe and draft.settings().get("metric") is None:
+        share = percent(fingerprint.touching)
+        note = (
+            f"if the metric scores objects one by one, set `base: {of_objects}`, because {share} of them touch another"
+        )
+    return _Examined(competition, listing, choice, note)
 
 
 def _tried(name: str, written: Path, found: _Examined) -> tuple[str, Trial]:

@@ -283,7 +283,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("PIPELINE_INPUT", raising=False)
     monkeypatch.setattr(forms, "HUGE", 100_000)
     monkeypatch.setattr(pictures, "WINDOW", (128, 128))
-    monkeypatch.setattr(pictures, "STORED", (64, 64))
     return tmp_path
 
 

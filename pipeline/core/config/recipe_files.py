@@ -106,4 +106,7 @@ def on_competition(data: dict[str, Any], competition: Competition, place: str, r
     if own is not None and recipe != AUTO and load_competition(str(own)).name == competition.name:
         return data
     place = str(Path(place).absolute()) if place.endswith((".yaml", ".yml")) else place
+    quick = data.get("quick")
+    if isinstance(quick, dict):  # how long the recipe takes is known for its own competition only
+        data = data | {"quick": {key: value for key, value in quick.items() if key != "takes"}}
     return data | {"name": f"{competition.name}-{recipe}", "competition": place, "takes": None}
