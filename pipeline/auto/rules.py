@@ -200,6 +200,12 @@ def _crop(fingerprint: Fingerprint) -> tuple[int, int]:
     return min(most, stored[0]), min(most, stored[1])
 
 
+def _doubled(fingerprint: Fingerprint, size: tuple[int, int]) -> tuple[int, int]:
+    """Returns twice a size, but not much more than that of the images."""
+    rows, columns = (max(side, own // STRIDE * STRIDE) for side, own in zip(size, fingerprint.size, strict=True))
+    return min(2 * size[0], rows), min(2 * size[1], columns)
+
+
 def _why_tiles(fingerprint: Fingerprint) -> str:
     """Returns why the network sees crops of images; "" if it sees whole images."""
     stored = _stored_size(fingerprint)
@@ -227,9 +233,11 @@ def _image_size(fingerprint: Fingerprint, choice: Choice) -> Decision:
     """The size of the network's input; crops of a larger image if objects would be too small."""
     size, stored, own = _crop(fingerprint), _stored_size(fingerprint), _times(fingerprint.size)
     settings: dict[str, Any] = {"image.size": [*size]}
+    if size == stored and choice.recipe.startswith(f"{PORTFOLIO}/tiles"):  # asked for
+        stored = _doubled(fingerprint, size)
     if size != stored:
         settings["image.store"] = [*stored]
-        reason = f"{_why_tiles(fingerprint)}; the network sees crops"
+        reason = f"{_why_tiles(fingerprint) or 'the recipe is for crops'}; the network sees crops"
     elif stored != _whole_size(fingerprint):
         reason = _small(fingerprint)
     elif size == fingerprint.size:

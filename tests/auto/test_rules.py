@@ -103,7 +103,13 @@ def test_every_decision_has_a_reason() -> None:
 
 
 def test_another_recipe_can_be_asked_for() -> None:
-    assert choose(SALT, "portfolio/tiles").settings == choose(SALT).settings
+    assert choose(PETS, "portfolio/masks-scratch").settings == choose(PETS).settings
+    assert choose(NERVE, "portfolio/tiles").settings["image"] == {
+        "size": [128, 192],
+        "store": [256, 384],
+        "channels": 3,
+    }
+    assert "store" not in choose(SALT, "portfolio/tiles").settings["image"]
     assert choose(SALT, "tgs-salt").settings == {}
 
 
