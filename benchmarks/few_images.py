@@ -83,7 +83,7 @@ def row(folder: Path, images: int, seed: int) -> str:
     new = [*call, "new", "cells", "--from", str(root / "raw"), "--to", str(root), "--force", "--set", "metric=dice"]
     subprocess.run(new, env=environment, check=True, stdout=subprocess.DEVNULL)
     started = time.perf_counter()
-    subprocess.run([*call, "run", str(root / "recipes/cells.yaml"), "--quick"], env=environment, check=True)
+    subprocess.run([*call, "run", str(root / "competitions/cells.yaml"), "--quick"], env=environment, check=True)
     seconds = time.perf_counter() - started
     submission = pd.read_csv(root / "submissions/cells-quick.csv", dtype=str, keep_default_na=False)
     ours = {name: rle.decode(text, SHAPE) for name, text in zip(submission["id"], submission["rle"], strict=True)}

@@ -161,9 +161,7 @@ def predict(
 
 
 for _stage in (stage for stage in STAGES[:-1] if stage != "predict"):
-    _without: tuple[str, ...] = (
-        ("competition", "oof", "test") if _stage in ("decode", "clean", "split", "train") else ()
-    )
+    _without: tuple[str, ...] = ("oof", "test") if _stage in ("decode", "clean", "split", "train") else ()
     _without += ("folds", "time") if _stage in ("decode", "clean", "split") else ()
     _engine = () if _stage in ("train", "validate") else ENGINE
     _stage_command(_stage, (*_without, *_engine, *(() if _stage == "encode" else ("strict",))))

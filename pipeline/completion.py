@@ -29,8 +29,9 @@ def require_command(arguments: list[str]) -> None:
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Returns the names of recipes that begin with `incomplete`."""
-    return _names("recipes", incomplete)
+    """Returns the names of recipes, and of competitions, which have a recipe too, that begin with `incomplete`."""
+    names = {*_names("recipes", incomplete), *_names("competitions", incomplete)}
+    return sorted(names | {name for name in ("auto",) if name.startswith(incomplete)})
 
 
 def competitions(incomplete: str) -> list[str]:

@@ -39,14 +39,12 @@ def new(
     folder: Annotated[Path, typer.Option("--from", metavar="FOLDER", help="Folder of the raw files, as downloaded.")],
     target: Annotated[
         Path | None,
-        typer.Option("--to", metavar="FOLDER", help="Folder in which competitions/ and recipes/ are written."),
+        typer.Option("--to", metavar="FOLDER", help="Folder in which competitions/ is written."),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite an existing competition and recipe of this name.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing competition of this name.")] = False,
     assignments: Assignments = None,
 ) -> None:
-    """Examine raw files and write a first competition YAML and recipe in which every guess is marked."""
+    """Examine raw files and write a first competition YAML, in which every guess is marked and a recipe is chosen."""
     from pipeline.new.wizard import write_new
 
     for line in write_new(name, folder, target, force, assignments or ()).lines():

@@ -38,7 +38,11 @@ def prepare() -> None:
 
 
 def load_run(
-    recipe: str, settings: Mapping[str, Any] | None = None, name: str | None = None, quick: bool = False
+    recipe: str,
+    settings: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    quick: bool = False,
+    competition: str | None = None,
 ) -> "Run":
     """Returns the run of a recipe.
 
@@ -47,14 +51,16 @@ def load_run(
         settings: settings to change, for example {"train.epochs": 3}.
         name: name of the run; None: the recipe's.
         quick: whether to open the small version of the run.
+        competition: a competition to use instead of the recipe's own, by its name or path. The recipe `auto` is the one
+            that was chosen for it.
 
     Raises:
-        PipelineError: the recipe or a setting is invalid.
+        PipelineError: the recipe, the competition or a setting is invalid.
     """
     from pipeline.core.config.settings import assignments_of
     from pipeline.core.run import open_run
 
-    return open_run(recipe, quick, name, assignments_of(settings or {}))
+    return open_run(recipe, quick, name, assignments_of(settings or {}), competition)
 
 
 def run_stage(run: "Run", stage: str, force: bool = False, engine: "Engine | None" = None) -> None:
@@ -111,12 +117,13 @@ def own_files(folder: str | Path | None) -> Path:
 
 
 def first_recipe(name: str, folder: Path, settings: Mapping[str, Any] | None = None) -> str:
-    """Returns the path of the recipe that `new` writes for a folder of raw files, and prints what `new` found.
+    """Returns the path of the competition YAML that `new` writes for a folder of raw files, and prints what `new`
+    found. The YAML also holds the recipe that was chosen for the data.
 
-    An existing recipe of this name is left as it is.
+    An existing YAML of this name is left as it is.
 
     Args:
-        name: name of the competition and of its recipe.
+        name: name of the competition.
         folder: folder of the raw files.
         settings: settings of the competition that the files cannot tell, for example {"metric": "dice"}.
 
@@ -127,10 +134,10 @@ def first_recipe(name: str, folder: Path, settings: Mapping[str, Any] | None = N
     from pipeline.core.files import root, shown
     from pipeline.new.wizard import write_new
 
-    recipe = root() / "recipes" / f"{name}.yaml"
-    if recipe.exists():
-        print(f"{shown(recipe)} exists and is used as it is; delete it to have the folder examined again")
-        return str(recipe)
+    existing = root() / "competitions" / f"{name}.yaml"
+    if existing.exists():
+        print(f"{shown(existing)} exists and is used as it is; delete it to have the folder examined again")
+        return str(existing)
     written = write_new(name, folder, root(), assignments=assignments_of(settings or {}))
     print(*written.lines(), sep="\n")
-    return str(written.recipe)
+    return str(written.competition)

@@ -53,7 +53,9 @@ def _compare_contents(enabled: bool) -> None:
 RecipeName = Annotated[
     str,
     typer.Argument(
-        metavar="RECIPE", help="Name of a recipe, or path of its YAML file.", autocompletion=completion.recipes
+        metavar="RECIPE",
+        help="Name of a recipe or competition, or path of its YAML file; auto: chosen by the data of --competition.",
+        autocompletion=completion.recipes,
     ),
 ]
 CompetitionName = Annotated[
@@ -96,7 +98,7 @@ Where = Annotated[
     str | None,
     typer.Option(
         "--competition",
-        help="With --oof: name of the competition, or path of its YAML file.",
+        help="Use the recipe (or the predictions of --oof) for this competition: its name, or path of its YAML file.",
         autocompletion=completion.competitions,
     ),
 ]
@@ -195,8 +197,16 @@ class RunOptions:
         Raises:
             PipelineError: an option, the recipe or its competition is invalid.
         """
+        from pipeline.core.config.recipe_files import AUTO
         from pipeline.core.run import open_run
 
+        if recipe == AUTO and self.competition and self.oof is None:
+            from pipeline.auto.record import ensure_choice
+            from pipeline.notebook import ensure_sample, load_run
+
+            if self.competition == "sample":
+                ensure_sample(load_run("sample"))
+            ensure_choice(self.competition)
         return open_run(recipe, self.quick, self.name, self.changes, self.competition, self.oof, self.test, self.time)
 
     @property

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pipeline import stages
 from pipeline.core import driver, events, files, freshness
-from pipeline.core.config import raw_layouts, recipe
+from pipeline.core.config import raw_layouts, recipe, recipe_files
 from pipeline.core.console import link, loading_torch, memory_text
 from pipeline.core.driver import State
 from pipeline.core.errors import PipelineError
@@ -82,7 +82,7 @@ def examine() -> Iterator[str]:
     here = [name for name in known if input_folder(raw_layouts.load_competition(name)).is_dir()]
     yield f"raw files found: {', '.join(here) or 'none'}"
     yield f"raw files missing: {', '.join(name for name in known if name not in here) or 'none'}"
-    recipes = sorted(file.stem for file in recipe.FOLDER.glob("*.yaml"))
+    recipes = sorted(file.stem for file in recipe_files.FOLDER.glob("*.yaml"))
     possible = [*(name for name in recipes if recipe.load_recipe(name).competition in here), *here]
     ready = next((name for name in possible if name != "sample"), "sample")
     yield f"next: {program()} {'sample' if not here else f'run {ready} --quick'}"

@@ -23,8 +23,8 @@ OPTIONS = {
     | EVENTS
     | ENGINE
     | {"--from", "--to", "--strict", "--stop-after", "--on", "--accelerator", "--wait"},
-    **dict.fromkeys(("decode", "clean", "split"), RUN | HOW | EVENTS),
-    "train": RUN | HOW | EVENTS | ENGINE | {"--folds", "--time"},
+    **dict.fromkeys(("decode", "clean", "split"), RUN | HOW | EVENTS | {"--competition"}),
+    "train": RUN | HOW | EVENTS | ENGINE | {"--folds", "--time", "--competition"},
     **dict.fromkeys(("tune", "evaluate"), RUN | ELSEWHERE | HOW | EVENTS),
     "validate": RUN | ELSEWHERE | HOW | EVENTS | ENGINE,
     "predict": RUN | ELSEWHERE | HOW | EVENTS | ENGINE | {"--images", "--to", "--masks"},

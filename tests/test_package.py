@@ -75,5 +75,5 @@ def test_it_runs_from_an_empty_folder(site: Path, tmp_path: Path) -> None:
     made = segpipe("new", "cells", "--from", "input/sample", "--set", "metric=dice")
     assert made.returncode == 0, made.stderr
     assert "segpipe run cells --quick" in made.stdout
-    assert {path.name for path in (folder / "recipes").iterdir()} == {"mine.yaml", "cells.yaml"}
+    assert {path.name for path in (folder / "competitions").iterdir()} == {"cells.yaml"}
     assert segpipe("status", "cells").returncode == 0

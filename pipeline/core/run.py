@@ -10,7 +10,8 @@ from pipeline.core.config.competition import Competition
 from pipeline.core.config.places import name_fault
 from pipeline.core.config.preparing import SplitSettings
 from pipeline.core.config.raw_layouts import RleCsv, load_competition
-from pipeline.core.config.recipe import Recipe, load_recipe, recipe_file
+from pipeline.core.config.recipe import Recipe, load_recipe
+from pipeline.core.config.recipe_files import AUTO, recipe_file
 from pipeline.core.config.settings import assignments_of
 from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
@@ -335,28 +336,28 @@ def open_run(
     """Returns the run of a recipe. Its name is `name`, or by default the recipe's name, with `-quick` added if `quick`,
     or with the `time` of a planned run added. A planned run has the settings of its plan as soon as there is one.
 
-    With `oof` no recipe is read: `recipe` is the name of the run, and the default recipe uses the external predictions
-    in the .npy files `oof` and `test`, whose paths are relative to the working directory.
+    With `competition`, the recipe is used for another competition than its own, with whose name the run's name then
+    starts; `auto` is the recipe that was chosen for it. With `oof` no recipe is read: `recipe` is the name of the run,
+    and the default recipe uses the external predictions in the .npy files `oof` and `test`, whose paths are relative to
+    the working directory.
 
     Raises:
         PipelineError: a setting is wrong, or an array of predictions is missing or invalid.
     """
-    if oof is None and (competition or test):
-        raise PipelineError(
-            f"{'--test' if test else '--competition'} can only be used with --oof, for external predictions; in a "
-            "recipe, set competition and arrays instead."
-        )
+    if oof is None and test:
+        raise PipelineError("--test can only be used with --oof, for external predictions; in a recipe, set arrays.")
     budget = None if time is None else _budget_of(time, quick, oof, assignments or [])
     if oof is not None:
         loaded, folder = recipe_of_arrays(recipe, competition, oof, test, assignments or []), Path.cwd()
     else:
-        loaded = load_recipe(recipe, quick, assignments)
-        folder = recipe_file(recipe)[0].absolute().parent
+        loaded = load_recipe(recipe, quick, assignments, competition)
+        folder = Path() if recipe == AUTO else recipe_file(recipe)[0].absolute().parent
     suffix = "-quick" if quick else f"-{time.replace(' ', '')}" if time else ""
     run_name = check_name(name or f"{loaded.name}{suffix}")
     if oof is None and (plan := find_plan(root() / "work" / load_competition(loaded.competition).name / run_name)):
         budget = budget or plan.budget
-        loaded = load_recipe(recipe, quick, [*(assignments or []), *assignments_of(plan.settings)])
+        planned = [*(assignments or []), *assignments_of(plan.settings)]
+        loaded = load_recipe(recipe, quick, planned, competition)
     if loaded.arrays:
         loaded = with_arrays(loaded, folder)
     given = {"--name": name, "--time": time, "--competition": competition, "--oof": oof, "--test": test}

@@ -1,9 +1,10 @@
-"""Writes a first competition YAML and recipe for a folder of raw files; each setting is sure, guessed or to fill in."""
+"""Writes a first competition YAML for a folder of raw files: each setting is sure, guessed or to fill in, and a recipe
+for the data is chosen."""
 
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -14,16 +15,20 @@ import cv2
 import numpy as np
 import yaml
 
-from pipeline.core.config import raw_layouts, recipe
+from pipeline.auto.fingerprint import measure, percent
+from pipeline.auto.machine import this_machine
+from pipeline.auto.rules import Choice, choose
+from pipeline.core.config import raw_layouts, recipe_files
 from pipeline.core.config.competition import Competition
 from pipeline.core.config.raw_layouts import LAYOUTS
 from pipeline.core.config.recipe import load_recipe
-from pipeline.core.config.settings import flatten, override, read_yaml, validate
+from pipeline.core.config.recipe_files import BASELINE
+from pipeline.core.config.settings import assignments_of, flatten, override, read_yaml, validate
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, repository, root, shown, write_png, write_text
-from pipeline.core.run import Run
+from pipeline.core.run import Run, input_folder
 from pipeline.core.version import program
-from pipeline.decode.readers.base import Item, Masks
+from pipeline.decode.readers.base import Item, Listing, Masks
 from pipeline.decode.readers.files import evenly
 from pipeline.decode.readers.registry import reader_of
 from pipeline.masks.overlay import contact_sheet, drawn, to_rgb8, with_legend
@@ -31,10 +36,6 @@ from pipeline.new.guess.base import Draft, Guess
 from pipeline.new.guess.layout import look
 from pipeline.new.trial import Trial, try_some
 
-STRIDE, ROWS, LONGEST = 32, 128, 256
-"""Image size of a first recipe: sides are multiples of STRIDE, with at most ROWS rows, and no side over LONGEST."""
-CROP = (256, 256)
-"""Rows and columns of the crop of a window that the network gets, for huge images."""
 SHOWN, ACROSS, WIDTH = 12, 4, 320
 """The contact sheet: number of images, images per row, and width of an image in pixels."""
 CERTAINTIES = {"sure": "sure", "guess": "guessed", "FILL IN": "to fill in"}
@@ -46,7 +47,8 @@ class Written:
 
     draft: Draft
     competition: Path
-    recipe: Path
+    choice: Choice | None
+    """The recipe that was chosen for the data, with the reasons; None if no image can be read."""
     link: str
     """A sentence about the link in input/; "" if the folder is there already."""
     sheet: str
@@ -62,7 +64,9 @@ class Written:
         for certainty, title in CERTAINTIES.items():
             guesses = [guess for guess in self.draft.guesses if guess.certainty == certainty]
             lines += [title, *(f"  {_told(guess)}" for guess in guesses)] if guesses else []
-        lines.append(f"written     {shown(self.competition)}, {shown(self.recipe)}")
+        recipe = [*self.choice.lines()] if self.choice else []
+        lines += [f"{'' if number else 'recipe':12}{text}" for number, text in enumerate(recipe)]
+        lines.append(f"written     {shown(self.competition)}")
         lines += [f"raw files   {self.link}"] if self.link else []
         lines.append(f"look at     {self.sheet}")
         for title, texts in (
@@ -77,51 +81,63 @@ class Written:
 def write_new(
     name: str, folder: Path, target: Path | None = None, force: bool = False, assignments: Sequence[str] = ()
 ) -> Written:
-    """Writes a competition, a recipe, a link in input/ and a picture for the raw files in a folder.
+    """Writes a competition, a link in input/ and a picture for the raw files in a folder.
 
     Args:
-        name: name of the competition and of its recipe.
+        name: name of the competition.
         folder: folder of the raw files, which are only read.
-        target: folder in which competitions/ and recipes/ are written. Default: the package's own folders in a clone,
-            the root for an installed package.
+        target: folder in which competitions/ is written. Default: the package's own folder in a clone, the root for
+            an installed package.
         force: whether to overwrite existing files.
         assignments: settings as `key=value` with dotted keys, which replace guesses.
 
     Raises:
-        PipelineError: the name is invalid, a file exists already, the folder is not understood, or an assignment has an
-            unknown key or an invalid value.
+        PipelineError: the name is invalid or that of a recipe, the file exists already, the folder is not understood,
+            or an assignment has an unknown key or an invalid value.
     """
     if not re.fullmatch(r"[a-z0-9_][a-z0-9._-]*", name):
         raise PipelineError(
             f"{name!r} is not a valid name of a competition; expected a-z, 0-9, `.`, `_`, `-`, for example my-cells."
         )
-    written, recipe_path = _places(name, target)
-    for path in (written, recipe_path):
-        if path.exists() and not force:
-            raise PipelineError(f"{shown(path)} exists already; choose another name, or overwrite it with --force.")
+    written = _place(name, target)
+    if written.exists() and not force:
+        raise PipelineError(f"{shown(written)} exists already; choose another name, or overwrite it with --force.")
+    _check_recipe(name, target)
     folder = Path(os.path.abspath(folder.expanduser()))
     _check_link(name, folder)
     draft = _given(look(folder, name), assignments)
     if assignments:
         check_settings(name, draft.settings())
     link = _link(name, folder)
-    write_text(written, _competition_text(name, draft))
-    write_text(recipe_path, _recipe_text(name, draft, inside=target is None))
-    sheet, trial = _tried(name, written, recipe_path, folder)
-    recipe_name = name if target is None else quote(shown(recipe_path))
+    found = _examined(name, draft, folder)
+    draft = replace(draft, notes=(*draft.notes, *filter(None, [found.note])))
+    write_text(written, _competition_text(name, draft, found.choice))
+    sheet, trial = _tried(name, written, found)
+    recipe_name = name if target is None else quote(shown(written))
     run = f"{program()} run {recipe_name} --quick"
     if trial.faults:  # a run would stop at them
         run = (
             f"correct this in {shown(written)} or in the raw files; `{program()} decode {recipe_name}` lists all faults"
         )
-    return Written(draft, written, recipe_path, link, sheet, trial, _following(draft, written, run))
+    return Written(draft, written, found.choice, link, sheet, trial, _following(draft, written, run))
 
 
-def _places(name: str, target: Path | None) -> tuple[Path, Path]:
+def _place(name: str, target: Path | None) -> Path:
     if target is None and repository():
-        return raw_layouts.FOLDER / f"{name}.yaml", recipe.FOLDER / f"{name}.yaml"
+        return raw_layouts.FOLDER / f"{name}.yaml"
     inside = root() if target is None else Path(os.path.abspath(target.expanduser()))
-    return inside / "competitions" / f"{name}.yaml", inside / "recipes" / f"{name}.yaml"
+    return inside / "competitions" / f"{name}.yaml"
+
+
+def _check_recipe(name: str, target: Path | None) -> None:
+    """Checks that `run NAME` will use the competition that is about to be written, and not a recipe of this name."""
+    recipes = [folder / f"{name}.yaml" for folder in (recipe_files.FOLDER, root() / "recipes")]
+    existing = next((path for path in recipes if path.exists()), None)
+    if existing and target is None:
+        raise PipelineError(
+            f"there is a recipe of this name, {shown(existing)}, which `{program()} run {name}` would use; choose "
+            "another name, or move the recipe away."
+        )
 
 
 # --- input/ ----------------------------------------------------------------------------------------------------------
@@ -149,7 +165,7 @@ def _link(name: str, folder: Path) -> str:
 # --- the files -------------------------------------------------------------------------------------------------------
 
 
-def _competition_text(name: str, draft: Draft) -> str:
+def _competition_text(name: str, draft: Draft, choice: Choice | None) -> str:
     """The YAML, with the certainty and the evidence of every setting as a comment."""
     lines = [
         f"# Written by `python -m pipeline new {name}`: check every guess, and fill in the settings marked FILL IN."
@@ -163,7 +179,8 @@ def _competition_text(name: str, draft: Draft) -> str:
         for guess in of_parent:
             value = "" if guess.certainty == "FILL IN" else _flow(guess.value)
             setting = f"{'  ' if parent else ''}{guess.key.rpartition('.')[2]}: {value}"
-            lines.append(f"{setting:<42}  # {guess.certainty}: {' '.join(guess.evidence.split())}")
+            lines.append(_commented(setting, f"{guess.certainty}: {guess.evidence}"))
+    lines += _baseline_lines(choice) if choice else []
     return "\n".join(lines) + "\n"
 
 
@@ -176,6 +193,8 @@ def _flow(value: Any) -> str:
     if isinstance(value, str):
         plain = re.fullmatch(r"[A-Za-z][\w ./-]*", value) and yaml.safe_load(value) == value
         return value if plain else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else str(value)
 
 
@@ -184,37 +203,30 @@ def _told(guess: Guess) -> str:
     return f"{guess.key}{value}: {guess.evidence}"
 
 
-def _recipe_text(name: str, draft: Draft, inside: bool) -> str:
-    size = CROP if draft.store else network_size(draft.size)
-    quick = tuple(max(STRIDE, round(side / 2 / STRIDE) * STRIDE) for side in size)
-    store, quick_store = (
-        (f" store: [{side[0]}, {side[1]}]," if draft.store else "")
-        for side in (draft.store or size, tuple(side // 2 for side in draft.store or size))
-    )
-    return f"""# A first recipe by `python -m pipeline new {name}`: from scratch, small enough for a CPU, not measured.
-# If the rules allow them, ImageNet weights (`weights: imagenet`, or a file) usually help more than any other setting.
-competition: {name if inside else f"../competitions/{name}.yaml"}
-image: {{size: [{size[0]}, {size[1]}],{store} fit: stretch, channels: {draft.channels}}}
-model: {{architecture: Unet, encoder: resnet34, weights: none}}
-augment:
-  - HorizontalFlip: {{p: 0.5}}
-train:
-  epochs: 20
-  steps: 600             # at least this many steps: more epochs if there are few images
-  batch_size: 8
-quick:
-  image: {{size: [{quick[0]}, {quick[1]}]{quick_store.rstrip(",").replace(" store", ", store")}}}
-  train: {{epochs: 3, steps: 300, folds: [0]}}
-"""
+def _baseline_lines(choice: Choice) -> Iterator[str]:
+    """The choice as the section `baseline` of the YAML, with its reasons as comments."""
+    yield "# How it is trained, as chosen by the data (docs/auto.md). Every setting of a recipe may stand here."
+    yield "baseline:"
+    yield _commented(f"  base: {choice.recipe}", "; ".join(choice.reasons))
+    values: dict[str, dict[str, tuple[Any, str]]] = {}
+    for decision in choice.decisions:
+        for number, (key, value) in enumerate(decision.settings.items()):
+            section, _, rest = key.partition(".")
+            values.setdefault(section, {})[rest] = (value, "" if number else decision.reason)
+    for section in sorted(values, key="quick".__eq__):  # --quick at the end
+        if section == "quick":
+            yield f"  quick: {_flow(choice.settings['quick'])}"
+            continue
+        of_section = values[section]
+        yield from [f"  {section}:"] if "" not in of_section else []
+        for rest, (value, reason) in of_section.items():
+            first, _, deeper = rest.partition(".")
+            text = _flow({deeper: value}) if deeper else _flow(value)
+            yield _commented(f"    {first}: {text}" if rest else f"  {section}: {text}", reason)
 
 
-def network_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Returns rows and columns for a network: multiples of 32 that roughly keep the aspect ratio of images."""
-    rows = min(ROWS, -(-size[0] // STRIDE) * STRIDE)
-    columns = max(STRIDE, round(rows * size[1] / size[0] / STRIDE) * STRIDE)
-    if columns <= LONGEST:
-        return rows, columns
-    return max(STRIDE, round(LONGEST * size[0] / size[1] / STRIDE) * STRIDE), LONGEST
+def _commented(setting: str, comment: str) -> str:
+    return f"{setting:<42}  # {' '.join(comment.split())}" if comment else setting
 
 
 def _following(draft: Draft, written: Path, run: str) -> list[str]:
@@ -268,17 +280,56 @@ def _given(draft: Draft, assignments: Sequence[str]) -> Draft:
     return replace(draft, guesses=[*kept, *(Guess(key, value, "sure", "as given") for key, value in given.items())])
 
 
-def _tried(name: str, written: Path, recipe_path: Path, folder: Path) -> tuple[str, Trial]:
+@dataclass(frozen=True)
+class _Examined:
+    """The raw files as the draft describes them."""
+
+    competition: Competition | None = None
+    listing: Listing | None = None
+    choice: Choice | None = None
+    """The recipe for these files; None if no image can be read."""
+    note: str = ""
+    """When another recipe would be better."""
+    fault: str = ""
+    """Why the files cannot be listed."""
+
+
+def _examined(name: str, draft: Draft, folder: Path) -> _Examined:
+    """Lists the raw files as the draft describes them, and chooses a recipe for them."""
+    try:
+        competition = check_settings(name, draft.settings())
+        linked = input_folder(competition)
+        folder = linked if linked.is_dir() else folder
+        listing = reader_of(competition).list_items(competition, folder)
+    except PipelineError as error:
+        return _Examined(fault=str(error))
+    try:
+        fingerprint = measure(competition, folder, this_machine(), listing)
+    except PipelineError:  # no image can be read: the trial reports why
+        return _Examined(competition, listing)
+    choice, note = choose(fingerprint), ""
+    of_objects = choose(replace(fingerprint, scores_objects=True)).recipe
+    if of_objects != choice.recipe and draft.settings().get("metric") is None:
+        share = percent(fingerprint.touching)
+        note = (
+            f"if the metric scores objects one by one, set `base: {of_objects}`, because {share} of them touch another"
+        )
+    return _Examined(competition, listing, choice, note)
+
+
+def _tried(name: str, written: Path, found: _Examined) -> tuple[str, Trial]:
     """Draws training images with their masks as the YAML reads them, and tries to decode some images.
 
     Returns the text about the picture, and the result of the trial.
     """
     path = root() / "work" / name / "new.png"
+    if found.competition is None or found.listing is None:
+        return "no picture, because the files cannot be listed", Trial([found.fault], [])
+    opened, listing = found.competition, found.listing
+    image = found.choice.settings["image"] if found.choice else {}
+    changes = assignments_of({f"image.{key}": value for key, value in image.items()})
     try:
-        opened = open_competition(written)
-        run = Run(load_recipe(str(recipe_path)), opened, name)
-        listing = reader_of(opened).list_items(opened, run.input if run.input.is_dir() else folder)
-        trial = try_some(run, listing)
+        trial = try_some(Run(load_recipe(BASELINE, assignments=changes), opened, name), listing)
         tiles = [([_picture(item, masks, opened)], item.image_id) for item, masks in chosen(listing.items)]
     except PipelineError as error:
         return "no picture, because the files cannot be listed", Trial([str(error)], [])

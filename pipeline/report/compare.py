@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core import freshness, layout
-from pipeline.core.config.recipe import FOLDER
+from pipeline.core.config.recipe_files import FOLDER
 from pipeline.core.config.settings import flatten
 from pipeline.core.driver import listed
 from pipeline.core.errors import PipelineError

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.config.raw_layouts import FOLDER as COMPETITIONS
-from pipeline.core.config.recipe import FOLDER, load_recipe
+from pipeline.core.config.recipe import load_recipe
+from pipeline.core.config.recipe_files import FOLDER
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import open_run
 from pipeline.train.stage import preflight

@@ -29,7 +29,7 @@ from pipeline.decode.rle_checks import MaskRow, doubts
 from pipeline.masks import rle
 from pipeline.masks.rle import Convention
 from pipeline.new.guess.rle import guess_empty, guess_rle
-from pipeline.new.wizard import network_size, write_new
+from pipeline.new.wizard import write_new
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +60,10 @@ def test_layout(name: str, root: Path) -> None:
     layout: Layout = LAYOUTS[name](root / "downloads")
     written = write_new(name, layout.folder, root / "own")
     fill_in(written.competition, layout.settings["metric"])
-    opened = open_run(str(written.recipe))
+    opened = open_run(str(written.competition))
     found = opened.competition
     wanted = validate(type(found), {"name": name, **layout.settings}, "wanted")
-    left_out = {"title", "classes"}
+    left_out = {"title", "classes", "baseline"}
     assert found.model_dump(exclude=left_out) == wanted.model_dump(exclude=left_out)
     assert len(found.classes) == len(wanted.classes)
     items = reader_of(found).list_items(found, opened.input)
@@ -109,7 +109,7 @@ def test_printed(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert left.startswith("  metric: dice, iou, f_beta, ") and "the files cannot tell" in left
     assert "input/cells is now a link to " in told
     assert "fill in `metric` in own/competitions/cells.yaml" in told
-    assert told.endswith("python -m pipeline run own/recipes/cells.yaml --quick\n")
+    assert told.endswith("python -m pipeline run own/competitions/cells.yaml --quick\n")
     text = (root / "own/competitions/cells.yaml").read_text()
     assert re.search(r"(?m)^  order: row +# sure: 10 of 10", text)
     assert re.search(r"(?m)^metric: +# FILL IN: dice", text)
@@ -330,7 +330,7 @@ def test_what_decode_refuses_is_told_first(file: str, spoil: Any, words: str, ro
     assert fault.startswith(f"{file}: {words}")
     assert "".join(written.following).startswith("correct this in ")
     with pytest.raises(PipelineError, match=re.escape(fault[:100])):
-        run_stage(open_run(str(written.recipe)), "decode")
+        run_stage(open_run(str(written.competition)), "decode")
 
 
 def test_only_some_images_are_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,9 +358,8 @@ def test_beside_the_pipelines_own(root: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("x1", "x2"):
         write(root / "raw/train/{id}_mask.png", name, np.eye(20, 30))
     monkeypatch.setattr("pipeline.core.config.raw_layouts.FOLDER", root / "competitions")
-    monkeypatch.setattr("pipeline.core.config.recipe.FOLDER", root / "recipes")
     monkeypatch.setenv("PIPELINE_INPUT", "/dev/null/input")
-    written = write_new("small", root / "raw")
+    written = write_new("small", root / "raw", assignments=["metric=dice"])
     assert written.competition == root / "competitions/small.yaml"
     assert load_recipe("small").competition == "small"
     assert written.following[-1] == "python -m pipeline run small --quick"
@@ -522,14 +521,6 @@ def test_nothing_tells_the_base_or_the_order(root: Path) -> None:
 def test_text_of_an_empty_mask(texts: list[str], placeholder: str, empty: tuple[str, str]) -> None:
     found = guess_empty(texts, placeholder)
     assert (found.value, found.certainty) == empty
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((420, 580), (128, 192)), ((101, 101), (128, 128)), ((64, 128), (64, 128)), ((256, 1600), (32, 256))],
-)
-def test_network_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert network_size(size) == expected
 
 
 def test_mixed_endings_and_few_bits(root: Path) -> None:

@@ -283,7 +283,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("PIPELINE_INPUT", raising=False)
     monkeypatch.setattr(forms, "HUGE", 100_000)
     monkeypatch.setattr(pictures, "WINDOW", (128, 128))
-    monkeypatch.setattr(pictures, "STORED", (64, 64))
     return tmp_path
 
 
@@ -302,7 +301,7 @@ def test_formats_decoded_as_drawn(name: str, root: Path) -> None:
     assert {key: settings.get(key, "left out") for key in wanted} == wanted
     assert not found.trial.faults
     assert (root / "work/found/new.png").exists()
-    run = open_run(str(found.recipe))
+    run = open_run(str(found.competition))
     run_stage(run, "decode")
     images = table.read_table(run.table)
     assert not images["fault"].any()

@@ -225,7 +225,7 @@ def test_decoded_as_drawn(name: str, root: Path) -> None:
     raw, found = written(root, layout, "metric=mean_iou" if name == "cityscapes" else "metric=dice")
     settings = json.loads(json.dumps(found.draft.settings()))
     assert {key: settings[key] for key in wanted} == wanted
-    run = open_run(str(found.recipe))
+    run = open_run(str(found.competition))
     run_stage(run, "decode")
     images = table.read_table(run.table)
     assert set(images["image_id"]) == raw.masks.keys() and not images["fault"].any()

@@ -407,7 +407,6 @@ def test_options_that_do_not_go_together(ready: Tiny, monkeypatch: pytest.Monkey
     given = ("--competition", ready.competition_path)
     assert "--oof needs --competition" in refused("tune", "mine", "--oof", "oof.npy")
     assert "--test can only be used with --oof" in refused("encode", "mine", "--test", "test.npy")
-    assert "--competition can only be used with --oof" in refused("run", ready.recipe_path, *given)
     assert "oof.npy does not exist; expected" in refused("tune", "mine", *given, "--oof", "oof.npy")
     assert "small.yaml is the path of a recipe" in refused("tune", ready.recipe_path, *given, "--oof", "oof.npy")
     np.save("oof.npy", predictions(ready)[0])

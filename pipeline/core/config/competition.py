@@ -82,7 +82,8 @@ class Competition(Settings):
     kaggle: PlainName | None = None
     """The competition's name in its address on Kaggle."""
     baseline: dict[str, Any] = {}
-    """Settings that are merged over the recipe `baseline` when `run` is given the name of this competition."""
+    """Settings of a recipe that are merged over the recipe `baseline` when `run` is given the name of this competition,
+    and over the chosen recipe for `run auto`. The key `base` names another recipe to merge them over."""
 
     @model_validator(mode="before")
     @classmethod

@@ -7,13 +7,12 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config.losses import LossSettings
 from pipeline.core.config.places import PlainName, Side
-from pipeline.core.config.raw_layouts import FOLDER as COMPETITIONS
 from pipeline.core.config.raw_layouts import LAYOUTS, load_competition
+from pipeline.core.config.recipe_files import AUTO, FOLDER, on_competition, recipe_file, with_full_competition
 from pipeline.core.config.settings import Settings, find_yaml, merge, override, read_yaml, validate
 from pipeline.core.config.training import ModelSettings, TrainSettings
 from pipeline.core.errors import PipelineError
 
-FOLDER = Path(__file__).parents[2] / "recipes"
 OF_THE_FILE = ("base", "quick", "name")
 """Keys that belong to the recipe as a whole and that `quick` cannot change."""
 
@@ -261,49 +260,37 @@ def _with_full_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     return data
 
 
-def recipe_file(name: str) -> tuple[Path, dict[str, Any]]:
-    """Returns the path of a recipe's YAML file, and the settings to merge over it.
-
-    If no recipe has this name but a competition has, these are the recipe `baseline` and its settings for that
-    competition. Otherwise there is nothing to merge.
-
-    Raises:
-        PipelineError: neither a recipe nor a competition has this name.
-    """
-    try:
-        return find_yaml(name, FOLDER, "recipe"), {}
-    except PipelineError as error:
-        try:
-            find_yaml(name, COMPETITIONS, "competition")
-        except PipelineError:
-            raise error from None
-    baseline = load_competition(name).baseline
-    return FOLDER / "baseline.yaml", {**baseline, "name": name, "competition": name, "takes": None}
-
-
-def load_recipe(name: str, quick: bool = False, assignments: list[str] | None = None) -> Recipe:
+def load_recipe(
+    name: str, quick: bool = False, assignments: list[str] | None = None, competition: str | None = None
+) -> Recipe:
     """Returns the recipe with this name (pipeline/recipes/<name>.yaml) or at this path, or the recipe `baseline` for
     the competition with this name.
 
     Args:
-        name: a name, or the path of a YAML file.
+        name: a name, or the path of a YAML file; `auto` stands for the recipe that was chosen for `competition`.
         quick: apply the recipe's own `quick` section.
         assignments: `key=value` with dotted keys, applied after everything else.
+        competition: the competition to use instead of the recipe's own, by its name or path. The recipe's name then
+            starts with that of the competition.
 
     Raises:
         PipelineError: the file does not exist, or has an unknown key or a wrong value.
     """
-    path, changes = recipe_file(name)
+    given = load_competition(competition) if competition else None
+    path, changes = recipe_file(name, given)
     if any(text.partition("=")[0].strip() == "base" for text in assignments or []):
         raise PipelineError(
             "--set base: the base of a recipe can only be set in its YAML. Write your own recipe with that `base`, or "
             f"run the base instead of {path.stem}."
         )
-    data = override(merge({"name": path.stem, **_read(path)}, changes), assignments or [])
-    competition = str(data.get("competition", ""))
-    if competition.endswith((".yaml", ".yml")):
-        # the path is relative to the recipe's folder, not to the working directory
-        data["competition"] = str(path.absolute().parent / competition)
+    data = merge({"name": path.stem, **_read(path)}, changes)
+    data = with_full_competition(data, path)
+    if given and competition:
+        data = on_competition(data, given, competition, AUTO if name == AUTO else str(data["name"]))
+    data = override(data, assignments or [])
+    if "competition" not in data:
+        raise PipelineError(f"recipe {path.name} names no competition: add --competition NAME.")
+    data = with_full_competition(data, path)
     _check_of_recipe(data, path)
     recipe = validate(Recipe, data, f"recipe {path.name}")
     # validated without --quick too, so that a mistake in the section is found early

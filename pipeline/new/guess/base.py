@@ -1,4 +1,4 @@
-"""Common types of the guesses about raw files, and functions that read sizes and channels of image files."""
+"""Common types of the guesses about raw files, and functions that read sizes of image files."""
 
 import os
 import re
@@ -12,9 +12,9 @@ from warnings import catch_warnings
 
 from PIL import Image
 
-from pipeline.decode.readers.files import OtherNumbers, evenly, read_image
+from pipeline.decode.readers.files import OtherNumbers, read_image
 from pipeline.decode.rle_checks import Certainty
-from pipeline.new.guess.forms import form_of, is_plain, size_of, values_of
+from pipeline.new.guess.forms import form_of, is_plain, size_of
 
 _ORIENTATION = 0x0112
 _SUBFILE_TYPE = 254
@@ -36,14 +36,9 @@ class Guess:
 
 @dataclass(frozen=True)
 class Draft:
-    """All settings of a competition, and the properties of its images that a recipe needs."""
+    """All settings of a competition."""
 
     guesses: list[Guess]
-    size: tuple[int, int]
-    """Rows and columns of a typical image (median)."""
-    channels: int
-    store: tuple[int, int] | None = None
-    """Rows and columns at which windows of huge images are stored."""
     notes: tuple[str, ...] = ()
     """Further information for the user, such as files that are not used."""
 
@@ -108,7 +103,7 @@ def other_files(paths: Iterable[Path]) -> str:
     return f"; it contains {shown}: save images and masks as PNG or TIFF first" if endings else ""
 
 
-# --- sizes and channels ----------------------------------------------------------------------------------------------
+# --- sizes ----------------------------------------------------------------------------------------------------------
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
@@ -133,17 +128,3 @@ def image_size(path: Path) -> tuple[int, int] | None:
         return size_of(path)
     except ValueError:  # decode reports the fault
         return size_of(path) if not is_plain(path) else None
-
-
-def channels_of(paths: Iterable[Path]) -> int:
-    """Returns 3 if one of the sampled images has colours, otherwise 1 (also for grey images stored as RGB)."""
-    for path in evenly(paths, 20):
-        try:
-            image = values_of(path)
-        except ValueError:
-            continue
-        if image.shape[2] == 3 and (image[..., :1] != image).any():
-            return 3
-        if image.shape[2] > 3 and (image[..., :1] != image[..., :3]).any():
-            return 3
-    return 1

@@ -12,7 +12,7 @@ from pipeline.decode.readers.files import evenly, read_image
 from pipeline.decode.rle_checks import Certainty, MaskRow, parsed
 from pipeline.masks.rle import Convention
 from pipeline.new.guess import annotations, stacks
-from pipeline.new.guess.base import Draft, Guess, channels_of, image_size, walk
+from pipeline.new.guess.base import Draft, Guess, image_size, walk
 from pipeline.new.guess.columns import columns_of, differing, placeholder_of, under, unsampled
 from pipeline.new.guess.find import Found, find
 from pipeline.new.guess.forms import is_plain
@@ -20,7 +20,7 @@ from pipeline.new.guess.groups import guess_group
 from pipeline.new.guess.masks import classes_of_labels, kind_of, mask_values, one_class, pictures
 from pipeline.new.guess.metric import MEAN_IOU, METRIC
 from pipeline.new.guess.of_files import of_mask_files
-from pipeline.new.guess.pictures import STORED, reading_of
+from pipeline.new.guess.pictures import reading_of
 from pipeline.new.guess.rle import PAIRS, damaged_rows, guess_rle, other_size
 from pipeline.new.guess.tables import Named, Table
 
@@ -81,7 +81,7 @@ def _npz_labels(folder: Path, path: Path, title: str) -> Draft | None:
         Guess("group", None, "guess", "the images have only numbers as ids"),
         MEAN_IOU,
     ]  # fmt: skip
-    return Draft(guesses, (rows, columns), 1)
+    return Draft(guesses)
 
 
 def _class_numbers(path: Path, labels: np.ndarray) -> list[int]:
@@ -101,7 +101,7 @@ def _oxford_pet(folder: Path, title: str) -> Draft:
     images = sorted((folder / "images").glob("*.jpg"))
     if not images:
         raise PipelineError(f"{folder / 'images'} contains no .jpg files, although annotations/trimaps exists.")
-    shape, size = _shape(_sizes(images))
+    shape = _shape(_sizes(images))
     trimaps = mask_values(sorted((folder / "annotations" / "trimaps").glob("*.png")), 50)
     shown = ", ".join(map(str, sorted(trimaps, key=str))) if trimaps else "no few values"
     guesses = [
@@ -112,7 +112,7 @@ def _oxford_pet(folder: Path, title: str) -> Draft:
         Guess("group", None, "guess", "this layout has no groups"),
         Guess("metric", "dice", "guess", "or iou"),
     ]
-    return Draft(guesses, size, channels_of(images))
+    return Draft(guesses)
 
 
 def _sizes(paths: list[Path]) -> dict[Path, tuple[int, int]]:
@@ -129,16 +129,16 @@ def _sizes(paths: list[Path]) -> dict[Path, tuple[int, int]]:
     return sizes
 
 
-def _shape(sizes: dict[Path, tuple[int, int]]) -> tuple[Guess, tuple[int, int]]:
-    """The guess for `shape` (the common size of all images, if there is one), and a typical size."""
+def _shape(sizes: dict[Path, tuple[int, int]]) -> Guess:
+    """The guess for `shape`, the common size of all images, if there is one."""
     different = set(sizes.values())
     if len(different) == 1:
         (size,) = different
-        return Guess("shape", list(size), "sure", f"all {len(sizes)} images"), size
+        return Guess("shape", list(size), "sure", f"all {len(sizes)} images")
     rows, columns = np.array(list(sizes.values())).T
     smallest, largest = (f"{side(rows)}×{side(columns)}" for side in (min, max))
     evidence = f"{len(different)} sizes, from {smallest} to {largest}"
-    return Guess("shape", None, "sure", evidence), (int(np.median(rows)), int(np.median(columns)))
+    return Guess("shape", None, "sure", evidence)
 
 
 # --- images in folders -----------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
         raise PipelineError(f"{str(error).removesuffix('.')}{stacks.told(folder, paths)}.") from None
     tests = list(found.test.paths.values()) if found.test else []
     sizes = _sizes([*found.images.paths.values(), *tests])
-    shape, size = _shape(sizes)
+    shape = _shape(sizes)
     count = len(found.images.paths) + len(tests)
     if len(sizes) < count and shape.value:
         shape = replace(shape, certainty="guess", evidence=f"{len(sizes)} of {count} images, which were measured")
@@ -175,7 +175,7 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
     if reading.group and not known:
         group = [guess for guess in group if guess.key not in ("group", "split.folds")] + reading.group
     if reading.size:  # windows
-        shape, size = replace(shape, value=None, evidence="windows of the images"), reading.size
+        shape = replace(shape, value=None, evidence="windows of the images")
         masks = _joined_rows(masks)
     subsets = _subsets(found)
     if found.images.bands or any(guess.key in ("volumes", "windows") for guess in reading.guesses):
@@ -185,7 +185,7 @@ def _images_in_folders(folder: Path, paths: list[Path], title: str) -> Draft:
     used = [table.name for table in found.names if evidence.endswith(f"those of {table.name}")]
     notes = [note for note in found.notes if not any(note.startswith(f"not used: {name} ") for name in used)]
     notes += [*odd, *_placeholder_note(found), *_beyond_images(found, sizes)]
-    return Draft(guesses, size, reading.channels, STORED if reading.size else None, tuple(notes))
+    return Draft(guesses, tuple(notes))
 
 
 def _joined_rows(masks: list[Guess]) -> list[Guess]:

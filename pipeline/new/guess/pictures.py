@@ -13,11 +13,11 @@ from pipeline.core.config.raw_images import MOST_CHANNELS
 from pipeline.decode.readers.files import evenly
 from pipeline.decode.value_range import SMALL, extremes, used_range
 from pipeline.new.guess import forms
-from pipeline.new.guess.base import Files, Guess, channels_of
+from pipeline.new.guess.base import Files, Guess
 from pipeline.new.guess.forms import Form, form_of, some_of, values_of
 
-WINDOW, STORED = (2048, 2048), (512, 512)
-"""Rows and columns of a window of a huge image, and the size at which it is stored."""
+WINDOW = (2048, 2048)
+"""Rows and columns of a window of a huge image."""
 FEW_OUTSIDE = 2.0
 """The range of all values is used if it exceeds the range of nearly all values by at most this factor."""
 
@@ -27,8 +27,6 @@ class Reading:
     """The settings for reading the files of a competition."""
 
     guesses: list[Guess]
-    channels: int
-    """Number of channels of the resulting images."""
     size: tuple[int, int] | None = None
     """Rows and columns of windows, which replace the size of the images."""
     group: list[Guess] | None = None
@@ -45,19 +43,19 @@ def reading_of(images: Files, masks: Files | None, sizes: Iterable[tuple[int, in
     """
     form = _common(images)
     if form is None:
-        return Reading([], channels_of(images.paths.values()))
+        return Reading([])
     mask = _common(masks) if masks else None
     volume = form.slices > 1 and (not form.first or _same_slices(form, mask))
-    made, count = _channels(images, form, volume)
+    made = _channels(images, form, volume)
     guesses = [*made, *_value_range(images, form)]
     if volume:
-        return Reading([*guesses, _volumes(form, mask)], count, group=_whole(images, "the volume"))
+        return Reading([*guesses, _volumes(form, mask)], group=_whole(images, "the volume"))
     largest = max((rows * columns for rows, columns in sizes), default=0)
     if largest > forms.HUGE:
         evidence = f"up to {largest / 1e6:.0f} million pixels per image; each window becomes a separate image"
         windows = Guess("windows", {"size": list(WINDOW)}, "guess", evidence)
-        return Reading([*guesses, windows], count, WINDOW, _whole(images, "the image"))
-    return Reading(guesses, count)
+        return Reading([*guesses, windows], WINDOW, _whole(images, "the image"))
+    return Reading(guesses)
 
 
 def _common(files: Files) -> Form | None:
@@ -96,8 +94,8 @@ def _whole(images: Files, what: str) -> list[Guess]:
 # --- channels --------------------------------------------------------------------------------------------------------
 
 
-def _channels(images: Files, form: Form, volume: bool) -> tuple[list[Guess], int]:
-    """`channels`, and how many there are then."""
+def _channels(images: Files, form: Form, volume: bool) -> list[Guess]:
+    """The guess for `channels`, if they are not those of a usual picture."""
     channels = form.channels if not volume or not form.first else 1
     settings: dict[str, Any] = {}
     texts = []
@@ -117,16 +115,15 @@ def _channels(images: Files, form: Form, volume: bool) -> tuple[list[Guess], int
             f"each holds {channels} channels, {channels * files} in all, but at most {MOST_CHANNELS} are allowed: the "
             "middle ones are used, on which the mask need not have been drawn"
         )
-        channels = len(picked)
     elif settings and not colours:
         settings["pick"] = list(range(channels))
         texts.append(f"all {channels} channels of each")
     if settings:
-        return [Guess("channels", settings, "guess", "; ".join(texts))], channels * files
+        return [Guess("channels", settings, "guess", "; ".join(texts))]
     if not colours:
         text = f"the files hold {channels} channels of {form.rows}×{form.columns}"
-        return [Guess("channels", channels, "guess" if channels == 4 else "sure", text)], channels
-    return [], channels_of(images.paths.values())
+        return [Guess("channels", channels, "guess" if channels == 4 else "sure", text)]
+    return []
 
 
 def _is_array(images: Files) -> bool:

@@ -148,7 +148,7 @@ def draft_of(folder: Path, paths: list[Path], title: str) -> Draft | None:
         guesses.append(Guess("test.evaluate", True, "guess", "scored once, at the end"))
     tables, notes = read_tables(folder, paths)
     used, of_tables = _of_tables(folder, tables, images, test)
-    made, channels = _pixels(images, folder, first)
+    made = _pixels(images, folder, first)
     metric_and_classes = _classes(masks, folder, first)
     guesses += [
         *of_tables,
@@ -158,7 +158,7 @@ def draft_of(folder: Path, paths: list[Path], title: str) -> Draft | None:
     ]
     guesses += used[1]
     notes += _unused(folder, paths, stacks, [images, masks, test, truth], tables, used[0])
-    return Draft(guesses, (rows, columns), channels, notes=tuple(notes))
+    return Draft(guesses, notes=tuple(notes))
 
 
 # --- which array is which --------------------------------------------------------------------------------------------
@@ -204,8 +204,8 @@ def _few_values(masks: Stack, folder: Path) -> bool:
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-def _pixels(images: Stack, folder: Path, first: bool) -> tuple[list[Guess], int]:
-    """The guesses for channels and range of values, and the number of channels for a network."""
+def _pixels(images: Stack, folder: Path, first: bool) -> list[Guess]:
+    """The guesses for channels and range of values."""
     sample = images.rows(folder, 50)
     count = 1 if sample.ndim == 3 else sample.shape[1 if first else 3]
     guesses = [Guess("channels_first", True, "sure", "the shape of the images")] if first else []
@@ -223,10 +223,7 @@ def _pixels(images: Stack, folder: Path, first: bool) -> tuple[list[Guess], int]
             [high for _, high in ends],
             (float(sample.min()), float(sample.max())),
         )
-    if count == 3:
-        planes = np.moveaxis(sample, 1, -1) if first else sample
-        count = 3 if (planes[..., :1] != planes).any() else 1
-    return guesses, count
+    return guesses
 
 
 def _classes(masks: Stack, folder: Path, first: bool) -> list[Guess]:
