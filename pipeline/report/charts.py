@@ -272,7 +272,8 @@ def to_svg(drawing: Drawing) -> str:
 
 
 def _epochs(name: str, history: pd.DataFrame, column: str, number: int, key: str, dashed: bool = False) -> Series:
-    return Series(name, history["epoch"] + 1, history[column], "line", number, dashed, key, listed=not dashed)
+    known = history[history[column].notna()]  # planned trainings do not predict held-out images in every epoch
+    return Series(name, known["epoch"] + 1, known[column], "line", number, dashed, key, listed=not dashed)
 
 
 def _both_sets(trainings: Trainings, figure: str) -> list[Series]:
