@@ -37,12 +37,12 @@ NOTED_EVERY = 10.0
 class Clock:
     """Notes in clock.json how much of a run's budget is used, so that a later process continues with what is left."""
 
-    def __init__(self, run: "Run") -> None:
-        """Reads how much earlier processes have used."""
+    def __init__(self, run: "Run", started: float) -> None:
+        """Reads how much earlier processes have used; this one has started at `started` (time.monotonic)."""
         from pipeline.core.plan import seconds_used
 
         self.path, self.budget = run.clock, run.budget or 0.0
-        self.before, self.started = seconds_used(run.clock), time.monotonic()
+        self.before, self.started = seconds_used(run.clock), started
         self.ended = threading.Event()
 
     @property
@@ -104,32 +104,33 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
     from pipeline.core.files import shown
     from pipeline.notebook import ensure_sample
 
+    started = time.monotonic()
     opened = options.open(recipe)
     if not opened.recipe.trains:
         raise PipelineError(f"--time plans a training, and {opened.name} does not train: leave the option out.")
     if how.force:
         _forget(opened)
         opened = options.open(recipe)
-    engine, started = how.open_engine(), time.perf_counter()
+    engine = how.open_engine()
     place = shown(opened.folder)
     console.print(f"[bold]{escape(opened.name)}[/bold]: planned for {options.time}; artefacts in {escape(place)}/")
     events.emit(events.RunStarted(opened.name, opened.competition.name, list(STAGES), place))
     ensure_sample(opened)
     interruption.work_began()
     running.check_training(opened, how.force, decodes=True)
-    with Clock(opened) as clock:
+    with Clock(opened, started) as clock:
         job = Job(recipe, options, how, engine, clock)
         for stage in BEFORE:
             driver.run_stage(opened, stage, how.force, engine=engine)
         running.check_submission(opened)
         if not opened.plan.exists() and not _plan_main(job, opened, first := _run_first(job, opened)):
             say(f"  the rest of the time is too short for a better training; the result is {first.name}")
-            running.conclude(first, how, time.perf_counter() - started, STAGES)
+            running.conclude(first, how, time.monotonic() - started, STAGES)
             return
         opened = job.open()
         _carry_out(job, opened, with_report=True)
     say(f"  {clock_text(clock.used)} of {clock_text(clock.budget)} used ({clock.used / clock.budget:.0%})")
-    running.conclude(opened, how, time.perf_counter() - started, STAGES)
+    running.conclude(opened, how, time.monotonic() - started, STAGES)
     _compare_with_first(job, opened)
 
 

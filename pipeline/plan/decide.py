@@ -94,21 +94,18 @@ def main_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan | None:
 
     The recipe is the one of the first run but with its own settings, and `costs` holds the stages of the first run.
     """
-    complete = _complete(recipe, facts, costs)
+    complete = _seconds_of_recipe(recipe, facts, costs)
     available = facts.budget * (1 - LATE) - facts.used - seconds_after(facts, costs, models=1)
     if available < max(2 * FIRST_LEAST * facts.budget, FEWEST_STEPS * costs.full):
         return None
     count, reasons = available / complete, []
+    rounds = _rounds(recipe, facts, costs, count, reasons)
     half_size = recipe.train.half_size
     # a recipe that says 0 itself has a reason, such as borders that are a few pixels wide
     given = recipe.train.model_fields_set | {key.removeprefix("train.") for key in facts.chosen}
     if count < 1 and "half_size" not in given:
         half_size = HALF_SIZE
-        reasons.append(
-            f"half of the epochs at half the size, because the time is enough for {count:.0%} of the recipe's own "
-            "training"
-        )
-    rounds = _rounds(recipe, facts, costs, count, reasons)
+        reasons.append("half of the epochs at half the size")
     longest = max(one.seconds for one in rounds)
     epochs = epochs_for(longest)
     share = round(half_size * epochs) / epochs
@@ -148,7 +145,9 @@ def _rounds(recipe: Recipe, facts: Facts, costs: Costs, count: float, reasons: l
     """Returns the rounds of trainings that fit into the time, if `count` complete trainings fit into it."""
     folds, seeds = list(facts.folds), list(recipe.train.seeds)
     fixed = {"train.folds", "train.seeds"} & facts.chosen
-    complete = f"the time is enough for {count:.1f} complete trainings of this recipe"
+    complete = f"the time is enough for {count:.1f} times the recipe's own training"
+    if count < 1:
+        complete = f"the time is enough for {count:.0%} of the recipe's own training"
     if fixed:
         reasons.append(f"{', '.join(sorted(fixed))} as given on the command line")
     elif count >= len(folds) > 1:
@@ -176,7 +175,7 @@ def _rounds(recipe: Recipe, facts: Facts, costs: Costs, count: float, reasons: l
     return rounds
 
 
-def _complete(recipe: Recipe, facts: Facts, costs: Costs) -> float:
+def _seconds_of_recipe(recipe: Recipe, facts: Facts, costs: Costs) -> float:
     """Returns the seconds of the training that the recipe describes."""
     train = recipe.train
     per_epoch = max(1, facts.images // (train.batch_size * train.accumulate))

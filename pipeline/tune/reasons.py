@@ -248,7 +248,7 @@ def _few_groups(findings: Findings) -> list[Reason]:
 
 
 def _missing_folds(run: Run) -> list[Reason]:
-    trained, folds = run.trained_folds(), run.competition.split.folds
+    trained, folds = run.trained_folds(), run.split.folds
     if not run.recipe.trains or len(trained) >= folds:
         return []
     text = (
