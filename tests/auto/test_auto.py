@@ -171,6 +171,17 @@ def test_auto_chooses_once(root: Path, cells: Path, capsys: pytest.CaptureFixtur
     assert not opened().recipe.model.presence
 
 
+def test_weights_that_are_installed_later_are_mentioned(
+    cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened()
+    capsys.readouterr()
+    monkeypatch.setattr("pipeline.auto.record.this_machine", lambda: Machine(cores=2, has_weights=True))
+    assert opened().recipe.model.encoder == "resnet34"
+    warning = " ".join(capsys.readouterr().err.split())
+    assert "the GPU or the installed weights changed" in warning and "would be portfolio/masks." in warning
+
+
 def test_a_change_without_effect_is_not_mentioned(root: Path, cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened()
     capsys.readouterr()
@@ -213,6 +224,16 @@ def test_a_recipe_on_another_competition(root: Path, cells: Path, monkeypatch: p
     assert open_run("sample", competition="cells.yaml").folder == root / "work/cells/cells-sample"
     assert open_run("cells.yaml").name == "cells"
     assert open_run("sample", competition="sample").name == "sample"
+
+
+def test_a_recipe_based_on_a_competition(root: Path, cells: Path) -> None:
+    change(cells, baseline={"base": "portfolio/masks-scratch", "train": {"epochs": 7}})
+    for name, base in (("by_name", "cells"), ("by_path", "../competitions/cells.yaml")):
+        (root / "recipes").mkdir(exist_ok=True)
+        (root / f"recipes/{name}.yaml").write_text(f"base: {base}\nimage: {{channels: 1}}\n")
+        run = open_run(name)
+        assert (run.name, run.competition.name, run.recipe.train.epochs) == (name, "cells", 7)
+        assert run.recipe.model.encoder == "resnet34" and run.recipe.loss.dice.per_image  # type: ignore[union-attr]
 
 
 def test_commands_take_auto(
