@@ -110,8 +110,8 @@ def _compare(competition: Competition, record: dict[str, Any], state: dict[str, 
         return
     now = choice.recipe if choice.recipe != record["recipe"] else _difference(record["settings"], choice.settings)
     warn(
-        f"auto: {' and '.join(changed)} changed since the recipe for {competition.name} was chosen. It is kept; now the "
-        f"choice would be {now}. To choose again, delete {shown(path)}."
+        f"auto: {' and '.join(changed)} changed since the recipe for {competition.name} was chosen. It is kept; now "
+        f"the choice would be {now}. To choose again, delete {shown(path)}."
     )
 
 

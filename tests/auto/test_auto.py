@@ -163,9 +163,7 @@ def test_auto_chooses_once(root: Path, cells: Path, capsys: pytest.CaptureFixtur
     draw(root / "input" / "cells", 12, 0)  # now no mask is empty
     assert opened().recipe.model.presence
     warning = " ".join(capsys.readouterr().err.split())
-    assert (
-        "the data of cells changed since its recipe was chosen. The recipe is kept; now the choice would be" in warning
-    )
+    assert "auto: the data changed since the recipe for cells was chosen. It is kept; now the choice would" in warning
     assert "model.presence null instead of true" in warning and "delete work/cells/auto.json" in warning
     (root / "work/cells/auto.json").unlink()
     assert not opened().recipe.model.presence
