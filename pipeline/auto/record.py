@@ -74,7 +74,9 @@ def lines(competition: Competition, fingerprint: Fingerprint, choice: rules.Choi
     yield f"auto: the recipe for {competition.name}{part}"
     yield from (f"  {line}" for line in fingerprint.lines())
     yield from (f"  {line}" for line in choice.lines())
-    if given := flatten(competition.baseline):
+    chosen_settings = flatten(choice.settings) | {"base": choice.recipe}
+    given = {key: value for key, value in flatten(competition.baseline).items() if chosen_settings.get(key) != value}
+    if given:
         values = ", ".join(f"{key} {rules.shown(value)}" for key, value in given.items())
         yield f"  {values}: as the competition's YAML says (baseline)"
 

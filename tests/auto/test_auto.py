@@ -192,11 +192,15 @@ def test_a_change_without_effect_is_not_mentioned(root: Path, cells: Path, capsy
     assert opened().recipe.model.presence  # e.g. on a machine that only predicts
 
 
-def test_the_competitions_own_settings_win(cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_competitions_own_settings_win(root: Path, cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(cells, baseline={"train": {"epochs": 7}, "base": "portfolio/instances-scratch"})
     run = opened()
     assert (run.recipe.train.epochs, run.recipe.model.instances, run.recipe.image.size) == (7, "border", (64, 64))
-    assert "base portfolio/instances-scratch, train.epochs 7: as the competition's YAML says" in capsys.readouterr().err
+    assert "train.epochs 7: as the competition's YAML says" in capsys.readouterr().err
+    (root / "work/cells/auto.json").unlink()
+    change(cells, baseline={"base": "portfolio/tiles-scratch", "image": {"size": [32, 600]}})
+    assert (opened().recipe.image.stored, opened().recipe.image.fit) == ((32, 600), "stretch")
+    assert opened(quick=True).recipe.image.stored == (32, 32)
     change(cells, baseline={"base": "tgs-salt", "model": {"weights": "none"}})
     assert open_run("cells").recipe.train.epochs == 42
 
