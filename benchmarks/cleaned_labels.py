@@ -16,7 +16,7 @@ import yaml
 
 from benchmarks.leaking_folds import TEST_IMAGES, listed
 from benchmarks.sample_seeds import open_seed, run_seed, test_scores
-from pipeline.core.config import raw_layouts, recipe
+from pipeline.core.config import raw_layouts, recipe_files
 from pipeline.core.files import read_json
 from pipeline.core.run import open_run
 
@@ -26,7 +26,7 @@ def write_variant(root: Path, policy: str) -> Path:
     data = yaml.safe_load((raw_layouts.FOLDER / "sample.yaml").read_text())
     data |= {"input": "sample", "clean": {"contradictions": {"policy": policy}}}
     (root / f"sample-{policy}.yaml").write_text(yaml.safe_dump(data))
-    settings = yaml.safe_load((recipe.FOLDER / "sample.yaml").read_text())
+    settings = yaml.safe_load((recipe_files.FOLDER / "sample.yaml").read_text())
     path = root / f"recipe-{policy}.yaml"
     path.write_text(yaml.safe_dump(settings | {"competition": f"sample-{policy}.yaml"}))
     return path

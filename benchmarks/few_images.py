@@ -1,9 +1,9 @@
-"""The test score of `--quick` with the recipe that `new` writes, trained on few images.
+"""The test score of `--quick` with the recipe that `new` chooses, trained on few images.
 
     python -m benchmarks.few_images FOLDER [--images 24 60 120] [--seeds 0]
 
 For every number of training images and every seed, cells are drawn whose shapes, brightness and background differ from
-those of the sample. `new` writes a recipe, and `run NAME --quick` makes a submission for 40 test images with known
+those of the sample. `new` chooses a recipe, and `run NAME --quick` makes a submission for 40 test images with known
 masks. The table shows its Dice, that of an empty mask everywhere and that of Otsu's threshold on each image, and the
 verdict, which must give a reason if the network is not better than both.
 """

@@ -14,7 +14,7 @@ from datetime import date
 
 import torch
 
-from pipeline.core.config.recipe import FOLDER
+from pipeline.core.config.recipe_files import FOLDER
 from pipeline.core.run import Member, open_run
 from pipeline.networks import device, models
 from pipeline.train.module import SegmentationModule, split_parameters

@@ -273,6 +273,11 @@ def sweep(
     from pipeline.sweep import command
     from pipeline.train.stage import preflight
 
+    if recipe == "auto":
+        raise PipelineError(
+            "sweep needs the name or the path of a recipe or a competition: write a recipe whose `base` is the one "
+            "that auto chose, or use `new`, which writes the choice into the competition's YAML."
+        )
     engine = how.open_engine()
     ensure_sample(options.open(recipe))
     interruption.work_began()

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(leaderboard)
     app.command()(save)
     app.command()(restore)
-    app.command()(with_options(without=("strict", "as_json", "competition", "oof", "test", "time"))(bundle))
+    app.command()(with_options(without=("strict", "as_json", "oof", "test", "time"))(bundle))
     app.command()(infer)
     app.command("infer-part", hidden=True)(infer_part)
 

@@ -50,7 +50,7 @@ OPTIONS = {
     "bundle": RUN
     | HOW
     | ENGINE
-    | {"--folds", "--python", "--wheels", "--time", "--output", "--user", "--half", "--rehearse"}
+    | {"--folds", "--competition", "--python", "--wheels", "--time", "--output", "--user", "--half", "--rehearse"}
     | {"--push", "-m", "--message", "--yes"},
     "infer": {"--to", "--time", "--started"},
     "infer-part": set(),

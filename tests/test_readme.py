@@ -16,7 +16,7 @@ from pipeline.__main__ import app
 from pipeline.clean.outliers import findings
 from pipeline.core import events
 from pipeline.core.config.cleaning import CleanSettings
-from pipeline.core.config.raw_layouts import RleCsv
+from pipeline.core.config.raw_layouts import RleCsv, load_competition
 from pipeline.core.config.recipe import load_recipe
 from pipeline.core.config.settings import validate
 from pipeline.core.console import console
@@ -32,7 +32,7 @@ PAGES = {
     for path in sorted([*DOCS.glob("*.md"), *DOCS.glob("tutorials/*.md")])
 }
 EXECUTED = ("your-own-competition", "bring-your-own")  # their commands, by tests of their own
-MADE_BY_NEW = "my-scans"  # the recipe that a tutorial makes; no repository has it
+MADE_BY_NEW = {"my-scans", "my-cells"}  # the competitions that tutorials make; no repository has them
 
 
 def commands() -> list[list[str]]:
@@ -56,8 +56,13 @@ def test_command_is_valid(words: list[str], monkeypatch: pytest.MonkeyPatch) -> 
     group = typer.main.get_command(app)
     command = group.commands[words[0]]  # type: ignore[attr-defined]
     context = command.make_context(words[0], words[1:])
-    if words[0] in ("run", "status") and words[1] != MADE_BY_NEW:
-        load_recipe(context.params["recipe"], context.params["quick"], context.params["assignments"])
+    recipe, competition = context.params.get("recipe"), context.params.get("competition")
+    if MADE_BY_NEW & {recipe, competition} or words[0] not in ("run", "status"):
+        return
+    if recipe == "auto":
+        load_competition(competition)
+    else:
+        load_recipe(recipe, context.params["quick"], context.params["assignments"], competition)
 
 
 def test_own_competition_is_valid() -> None:

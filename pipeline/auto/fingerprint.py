@@ -24,7 +24,7 @@ from pipeline.masks.metrics import named
 
 SAMPLE = 300
 """Maximum number of training images that are read."""
-SECONDS = 15.0
+SECONDS = 10.0
 """After this time no further images are read, because large images take long."""
 STRIDES = 20
 """The sample is read in this many passes, each of which is spread over all images, so that it may end early."""

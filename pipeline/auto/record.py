@@ -34,8 +34,8 @@ LEFT_OUT = {"baseline", "clean", "split", "splits", "title", "kaggle"}
 def ensure_choice(name: str) -> None:
     """Chooses a recipe for a competition and prints the choice, unless one was chosen before.
 
-    If the data, the competition's settings or this machine's weights have changed since then, the recipe is kept, and a
-    warning says what would be chosen now.
+    If the data, the competition's settings or this machine have changed since then so that another choice would be made
+    now, the earlier one is kept, and a warning says what the other one is.
 
     Args:
         name: name of the competition, or path of its YAML file.
@@ -74,7 +74,9 @@ def lines(competition: Competition, fingerprint: Fingerprint, choice: rules.Choi
     yield f"auto: the recipe for {competition.name}{part}"
     yield from (f"  {line}" for line in fingerprint.lines())
     yield from (f"  {line}" for line in choice.lines())
-    if given := flatten(competition.baseline):
+    chosen_settings = flatten(choice.settings) | {"base": choice.recipe}
+    given = {key: value for key, value in flatten(competition.baseline).items() if chosen_settings.get(key) != value}
+    if given:
         values = ", ".join(f"{key} {rules.shown(value)}" for key, value in given.items())
         yield f"  {values}: as the competition's YAML says (baseline)"
 
@@ -110,8 +112,8 @@ def _compare(competition: Competition, record: dict[str, Any], state: dict[str, 
         return
     now = choice.recipe if choice.recipe != record["recipe"] else _difference(record["settings"], choice.settings)
     warn(
-        f"auto: {' and '.join(changed)} of {competition.name} changed since its recipe was chosen. The recipe is kept; "
-        f"now the choice would be {now}. To choose again, delete {shown(path)}."
+        f"auto: {' and '.join(changed)} changed since the recipe for {competition.name} was chosen. It is kept; now "
+        f"the choice would be {now}. To choose again, delete {shown(path)}."
     )
 
 
@@ -122,13 +124,15 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _state(competition: Competition) -> dict[str, str]:
-    """Returns what a choice depends on, as hashes: the data (names and sizes of files) and the settings; "" for data
-    that are not there."""
+    """Returns what a choice depends on: hashes of the data (names and sizes of files; "" if they are not there) and of
+    the settings, and the properties of this machine."""
+    machine = this_machine()
     settings = competition.model_dump(mode="json", exclude=LEFT_OUT)
     base = competition.baseline.get("base")
     return {
         "the data": _hash_of_files(competition),
-        "the settings": _hash(json.dumps([settings, base, SAMPLE], sort_keys=True, default=str)),
+        "the competition's settings": _hash(json.dumps([settings, base, SAMPLE], sort_keys=True, default=str)),
+        "the GPU or the installed weights": f"{machine.gpu or 'no GPU'}, {'' if machine.has_weights else 'no '}weights",
     }
 
 

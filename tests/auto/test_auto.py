@@ -163,12 +163,21 @@ def test_auto_chooses_once(root: Path, cells: Path, capsys: pytest.CaptureFixtur
     draw(root / "input" / "cells", 12, 0)  # now no mask is empty
     assert opened().recipe.model.presence
     warning = " ".join(capsys.readouterr().err.split())
-    assert (
-        "the data of cells changed since its recipe was chosen. The recipe is kept; now the choice would be" in warning
-    )
+    assert "auto: the data changed since the recipe for cells was chosen. It is kept; now the choice would" in warning
     assert "model.presence null instead of true" in warning and "delete work/cells/auto.json" in warning
     (root / "work/cells/auto.json").unlink()
     assert not opened().recipe.model.presence
+
+
+def test_weights_that_are_installed_later_are_mentioned(
+    cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened()
+    capsys.readouterr()
+    monkeypatch.setattr("pipeline.auto.record.this_machine", lambda: Machine(cores=2, has_weights=True))
+    assert opened().recipe.model.encoder == "resnet34"
+    warning = " ".join(capsys.readouterr().err.split())
+    assert "the GPU or the installed weights changed" in warning and "would be portfolio/masks." in warning
 
 
 def test_a_change_without_effect_is_not_mentioned(root: Path, cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,11 +192,15 @@ def test_a_change_without_effect_is_not_mentioned(root: Path, cells: Path, capsy
     assert opened().recipe.model.presence  # e.g. on a machine that only predicts
 
 
-def test_the_competitions_own_settings_win(cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_competitions_own_settings_win(root: Path, cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(cells, baseline={"train": {"epochs": 7}, "base": "portfolio/instances-scratch"})
     run = opened()
     assert (run.recipe.train.epochs, run.recipe.model.instances, run.recipe.image.size) == (7, "border", (64, 64))
-    assert "base portfolio/instances-scratch, train.epochs 7: as the competition's YAML says" in capsys.readouterr().err
+    assert "train.epochs 7: as the competition's YAML says" in capsys.readouterr().err
+    (root / "work/cells/auto.json").unlink()
+    change(cells, baseline={"base": "portfolio/tiles-scratch", "image": {"size": [32, 600]}})
+    assert (opened().recipe.image.stored, opened().recipe.image.fit) == ((32, 600), "stretch")
+    assert opened(quick=True).recipe.image.stored == (32, 32)
     change(cells, baseline={"base": "tgs-salt", "model": {"weights": "none"}})
     assert open_run("cells").recipe.train.epochs == 42
 
@@ -213,6 +226,16 @@ def test_a_recipe_on_another_competition(root: Path, cells: Path, monkeypatch: p
     assert open_run("sample", competition="cells.yaml").folder == root / "work/cells/cells-sample"
     assert open_run("cells.yaml").name == "cells"
     assert open_run("sample", competition="sample").name == "sample"
+
+
+def test_a_recipe_based_on_a_competition(root: Path, cells: Path) -> None:
+    change(cells, baseline={"base": "portfolio/masks-scratch", "train": {"epochs": 7}})
+    for name, base in (("by_name", "cells"), ("by_path", "../competitions/cells.yaml")):
+        (root / "recipes").mkdir(exist_ok=True)
+        (root / f"recipes/{name}.yaml").write_text(f"base: {base}\nimage: {{channels: 1}}\n")
+        run = open_run(name)
+        assert (run.name, run.competition.name, run.recipe.train.epochs) == (name, "cells", 7)
+        assert run.recipe.model.encoder == "resnet34" and run.recipe.loss.dice.per_image  # type: ignore[union-attr]
 
 
 def test_commands_take_auto(

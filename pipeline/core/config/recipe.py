@@ -8,8 +8,8 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.core.config.losses import LossSettings
 from pipeline.core.config.places import PlainName, Side
 from pipeline.core.config.raw_layouts import LAYOUTS, load_competition
-from pipeline.core.config.recipe_files import AUTO, FOLDER, on_competition, recipe_file, with_full_competition
-from pipeline.core.config.settings import Settings, find_yaml, merge, override, read_yaml, validate
+from pipeline.core.config.recipe_files import AUTO, on_competition, recipe_file, with_full_competition
+from pipeline.core.config.settings import Settings, merge, override, read_yaml, validate
 from pipeline.core.config.training import ModelSettings, TrainSettings
 from pipeline.core.errors import PipelineError
 
@@ -137,8 +137,9 @@ class Recipe(Settings):
     competition: str
     """Name of a competition, or the path of its YAML file, relative to the recipe's folder."""
     base: str | None = None
-    """Another recipe, by its name or by the path of its YAML file, relative to this recipe's folder. Every setting that
-    this recipe leaves out is taken from the other recipe, except `name` and `takes`."""
+    """Another recipe, or a competition that has a `baseline`, by its name or by the path of its YAML file, relative to
+    this recipe's folder. Every setting that this recipe leaves out is taken from the other recipe, except `name` and
+    `takes`."""
     folds: PlainName | None = None
     """Name of a split: the recipe uses folds/<competition>-<name>.csv. null: the default split,
     folds/<competition>.csv."""
@@ -239,10 +240,10 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     name, above = data["base"], (*above, path.resolve())
     folder = path.absolute().parent
     try:
-        base = folder / name if name.endswith((".yaml", ".yml")) else find_yaml(name, FOLDER, "recipe")
+        base, changes = recipe_file(str(folder / name) if name.endswith((".yaml", ".yml")) else name)
         if base.resolve() in above:
             raise PipelineError(f"{name} is itself based on this recipe: name another recipe.")
-        base_data = _read(base, above)
+        base_data = merge(_read(base, above), changes)
     except PipelineError as error:
         raise PipelineError(f"recipe {path.name}, its `base`: {error}") from None
     inherited = {key: value for key, value in base_data.items() if key not in ("name", "takes", "base")}

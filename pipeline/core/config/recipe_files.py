@@ -81,7 +81,19 @@ def _of_competition(competition: Competition, recipe: str, settings: dict[str, A
     whose `base` replaces the recipe."""
     baseline = {key: value for key, value in competition.baseline.items() if key != "base"}
     path = find_yaml(str(competition.baseline.get("base", recipe)), FOLDER, "recipe")
+    sizes = [(values.get("image") or {}).get("size") for values in (baseline, settings)]
+    if settings and sizes[0] not in (None, sizes[1]):
+        settings = _without_size(settings)
     return path, merge(settings, baseline) | {"takes": None}
+
+
+def _without_size(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns chosen settings without those that only suit the chosen image size, because the competition sets another
+    size."""
+    image = {key: value for key, value in settings.get("image", {}).items() if key not in ("size", "fit", "position")}
+    quick = {key: value for key, value in settings.get("quick", {}).items() if key != "image"}
+    small = {key: value for key, value in settings.get("quick", {}).get("image", {}).items() if key == "size"}
+    return settings | {"image": image | {"store": None}, "quick": quick | {"image": small | {"store": None}}}
 
 
 def with_full_competition(data: dict[str, Any], path: Path) -> dict[str, Any]:
