@@ -21,6 +21,7 @@ from pipeline.train.batches.sampling import derive_seed, seed_of
 from pipeline.train.batches.sharing import Share
 from pipeline.train.callbacks import EXAMPLES
 from pipeline.train.collectives import from_first, in_turn, whole, whole_output
+from pipeline.train.depthwise import fast_gradients
 from pipeline.train.losses import WeightedLoss
 from pipeline.train.optimization import Schedule, build_optimizer
 
@@ -136,7 +137,9 @@ class SegmentationModule(LightningModule):
             PipelineError: the loss of this batch is not finite, or on a GPU that of a recent batch.
         """
         batch = self._downscaled(self._augmented(batch, index))
-        output = whole_output(self.network(batch.pixels), self.share)
+        with fast_gradients(batch.pixels.device):
+            output = self.network(batch.pixels)
+        output = whole_output(output, self.share)
         batch = batch._replace(
             **{name: whole(getattr(batch, name), self.share) for name in ("masks", "rows", "weights")}
         )
