@@ -23,6 +23,7 @@ from pipeline.masks.scale import scale_of
 from pipeline.networks import device, loader
 from pipeline.networks.device import Compute
 from pipeline.networks.models import build_network
+from pipeline.networks.openvino_network import OpenvinoNetwork
 from pipeline.networks.output import Output
 from pipeline.networks.tiles import predict_tiled
 from pipeline.networks.views import View, views
@@ -56,6 +57,8 @@ def load(run: Run, path: Path, compute: Compute, dtype: np.dtype) -> Module:
             f"{shown(path)} does not fit this recipe's network: {summary}. If `model` or `image` changed after "
             "training, restore them, or train another run with --name NAME."
         ) from None
+    if run.recipe.predict.backend == "openvino":
+        return OpenvinoNetwork(network, compute)
     return ready(network, run.recipe.image.channels, compute)
 
 
@@ -301,6 +304,8 @@ def mention(run: Run, wanted: Wanted) -> None:
     """Prints a line on what was predicted, and how."""
     models, tta = sum(len(run.weights(member)) for member in wanted.members), wanted.step.settings["tta"]
     notes = [f"mean of {models} models"] * (models > 1) + [f"test-time augmentation {tta}"] * (tta != "none")
+    backend = run.recipe.predict.backend
+    notes += [f"computed by {backend}"] * (backend != "torch")
     summary = ", ".join([f"{len(wanted.ids)} images", *notes])
     say(f"  {wanted.step.title}: {summary} → {shown(wanted.paths[0])}")
 
