@@ -1,6 +1,8 @@
 """A network that OpenVINO runs instead of torch, for prediction on a CPU: `predict.backend: openvino`."""
 
 import importlib.util
+import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,10 @@ class OpenvinoNetwork(Module):
         """
         super().__init__()
         if compute.accelerator != "cpu":
-            raise PipelineError(f"predict.backend is openvino, which is for CPUs, but this is {compute.accelerator}: {TORCH}.")
+            raise PipelineError(
+                f"predict.backend is openvino, which is for CPUs, but this machine predicts on {compute.accelerator}: "
+                f"{TORCH}."
+            )
         if importlib.util.find_spec("openvino") is None:
             raise PipelineError(f"predict.backend is openvino, but OpenVINO is not installed: {INSTALL}, or {TORCH}.")
         self.network, self.compute = network.eval(), compute
@@ -59,8 +64,8 @@ class OpenvinoNetwork(Module):
         return output
 
     def _converted(self, pixels: Tensor) -> Any:
-        import openvino
-
+        """Returns a request for images of this size."""
+        openvino = _openvino()
         shape = [-1, *pixels.shape[1:]]
         example = torch.zeros((2, *pixels.shape[1:]), dtype=pixels.dtype)
         precision = {"32-true": "f32", "bf16-mixed": "bf16"}[self.compute.precision]
@@ -70,9 +75,17 @@ class OpenvinoNetwork(Module):
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.autocast("cpu", enabled=False),
+                warnings.catch_warnings(),
+            ):
+                # of values that are constant here; and torch.export, which should replace tracing, takes five times as
+                # long
+                warnings.simplefilter("ignore")
                 traced = torch.jit.freeze(torch.jit.trace(_Tensors(self.network).eval(), example, check_trace=False))
-                model = openvino.convert_model(traced, input=[openvino.PartialShape(shape)], example_input=example)
+                model = openvino.convert_model(traced, input=[(shape, openvino.Type(example.numpy().dtype))])
             return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
         except Exception as error:  # both libraries raise many types
             pass_on(error)
@@ -95,6 +108,15 @@ class OpenvinoNetwork(Module):
                 f"predict.backend is openvino, but its probabilities differ from torch's by up to {worst:.4f}; expected "
                 f"at most {allowed:g} in {self.compute.precision}: {TORCH}."
             )
+
+
+def _openvino() -> Any:
+    """Returns the module, without its telemetry, which would contact a server at every import."""
+    # importing a module whose entry is None fails, and OpenVINO then uses its own empty replacement
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
 
 
 class _Tensors(Module):

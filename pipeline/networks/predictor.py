@@ -22,7 +22,7 @@ from pipeline.core.trainings import Weights, read_training
 from pipeline.masks.scale import scale_of
 from pipeline.networks import device, loader
 from pipeline.networks.device import Compute
-from pipeline.networks.models import build_network
+from pipeline.networks.models import SegmentationNetwork, build_network
 from pipeline.networks.openvino_network import OpenvinoNetwork
 from pipeline.networks.output import Output
 from pipeline.networks.tiles import predict_tiled
@@ -43,6 +43,18 @@ def load(run: Run, path: Path, compute: Compute, dtype: np.dtype) -> Module:
     """Returns the network with these weights, ready to predict images of a dtype, uint8 or uint16, on the device.
 
     Raises:
+        PipelineError: as `trained`; or predict.backend is not available on this machine.
+    """
+    network = trained(run, path, dtype)
+    if run.recipe.predict.backend == "openvino":
+        return OpenvinoNetwork(network, compute)
+    return ready(network, run.recipe.image.channels, compute)
+
+
+def trained(run: Run, path: Path, dtype: np.dtype) -> SegmentationNetwork:
+    """Returns the network with these weights, on the CPU.
+
+    Raises:
         PipelineError: the weights are missing or damaged, belong to another network, or were trained on another dtype.
     """
     state = read_trained(path)
@@ -57,9 +69,7 @@ def load(run: Run, path: Path, compute: Compute, dtype: np.dtype) -> Module:
             f"{shown(path)} does not fit this recipe's network: {summary}. If `model` or `image` changed after "
             "training, restore them, or train another run with --name NAME."
         ) from None
-    if run.recipe.predict.backend == "openvino":
-        return OpenvinoNetwork(network, compute)
-    return ready(network, run.recipe.image.channels, compute)
+    return network
 
 
 def _check_type(path: Path, dtype: np.dtype) -> None:
