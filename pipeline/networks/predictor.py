@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor
 from torch.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Identity, Linear, Module
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -34,6 +35,8 @@ from pipeline.predictions.steps import fingerprint
 PROBED_SIZE = 64
 CLOSE = 1e-3
 """The relative and absolute tolerance for the logits of a fused network; with fp32 they differ by about 1e-5."""
+CONVOLUTIONS = (Conv2d, Conv2dSame)
+"""The classes of convolutions that use their weights in torch.conv2d alone."""
 
 
 # --- one network -----------------------------------------------------------------------------------------------------
@@ -98,8 +101,8 @@ def ready(network: Module, channels: int, compute: Compute) -> Module:
         return network
     cast = copy.deepcopy(network)
     for module in cast.modules():
-        # not subclasses, which may use their weights in ways that autocast does not cover
-        if type(module) in (Conv2d, ConvTranspose2d, Linear):
+        # not other subclasses, which may use their weights in ways that autocast does not cover
+        if type(module) in (*CONVOLUTIONS, ConvTranspose2d, Linear):
             module.to(dtype)
     try:
         with torch.no_grad(), compute.autocast():
@@ -111,7 +114,8 @@ def ready(network: Module, channels: int, compute: Compute) -> Module:
 
 @torch.no_grad()
 def fuse(network: Module, channels: int) -> list[tuple[str, str]]:
-    """Folds every BatchNorm2d into the convolution before it, and returns the names of the folded pairs.
+    """Folds every BatchNorm2d into the convolution before it, and returns the names of the folded pairs. Of timm's
+    BatchNormAct2d, the activation remains.
 
     The pairs are found while the network, in evaluation mode, predicts two images of noise. If its predictions differ
     after folding, for instance because the output of a convolution is also used elsewhere, the network is restored.
@@ -123,7 +127,7 @@ def fuse(network: Module, channels: int) -> list[tuple[str, str]]:
     for convolution, norm in pairs:
         fused = fuse_conv_bn_eval(replaced[convolution], replaced[norm])  # type: ignore[arg-type, type-var]
         network.set_submodule(convolution, fused)
-        network.set_submodule(norm, Identity())
+        network.set_submodule(norm, _without_norm(replaced[norm]))
     if _close(before, network(noise)):
         return pairs
     for name, module in replaced.items():
@@ -137,13 +141,13 @@ def _followed(network: Module, pixels: Tensor) -> tuple[list[tuple[str, str]], O
     pairs: dict[tuple[str, str], None] = {}
     handles = []
     for name, module in network.named_modules():
-        if type(module) is Conv2d:
+        if type(module) in CONVOLUTIONS:
 
             def note(_: Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
                 made[id(output)] = name, output  # a kept tensor's id is not reused
 
             handles.append(module.register_forward_hook(note))
-        elif type(module) is BatchNorm2d:
+        elif type(module) in (BatchNorm2d, BatchNormAct2d):
 
             def look(_: Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
                 if inputs and id(inputs[0]) in made:
@@ -156,6 +160,11 @@ def _followed(network: Module, pixels: Tensor) -> tuple[list[tuple[str, str]], O
         for handle in handles:
             handle.remove()
     return list(pairs), output
+
+
+def _without_norm(norm: Module) -> Module:
+    """Returns what remains of a normalisation that was folded."""
+    return torch.nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else Identity()
 
 
 def _close(before: Output, after: Output) -> bool:

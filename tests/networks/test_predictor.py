@@ -107,8 +107,9 @@ def warmed(encoder: str = "resnet18") -> SegmentationNetwork:
     return network.eval()
 
 
-def test_a_fused_network_predicts_the_same() -> None:
-    network, pixels = warmed(), torch.randint(0, 256, (2, 1, 48, 80))
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-tf_efficientnet_lite0"])
+def test_a_fused_network_predicts_the_same(encoder: str) -> None:
+    network, pixels = warmed(encoder), torch.randint(0, 256, (2, 1, 48, 80))
     norms = sum(isinstance(module, BatchNorm2d) for module in network.modules())
     with torch.no_grad():
         before = network(pixels)
