@@ -99,7 +99,22 @@ def device() -> str:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return gpu or f"{processor()}, {len(os.sched_getaffinity(0)) if platform.system() == 'Linux' else os.cpu_count()} core(s)"
+    return (
+        gpu
+        or f"{processor()}, {len(os.sched_getaffinity(0)) if platform.system() == 'Linux' else os.cpu_count()} core(s)"
+    )
+
+
+def rows_of(folder: Path, skipped: dict[str, str]) -> list[dict[str, Any]]:
+    """Returns the rows of the table: the results in a folder, and the reasons of benchmarks that were skipped."""
+    rows = []
+    for one in SUITE:
+        if (path := folder / f"{one.name}.json").exists():
+            rows.append(read_json(path))
+        elif reason := skipped.get(one.name):
+            row = {"benchmark": one.name, "command": f"python -m benchmarks.{one.name}", "date": str(date.today())}
+            rows.append(row | {"device": "", "seconds": 0, "result": [reason]})
+    return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -111,7 +126,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         is_table = len(result) > 1 and all(line.startswith("|") for line in result)
         text = "see below" if is_table else "; ".join(result).replace("|", "/")
         short = " (short: the figures mean nothing)" if row.get("short") else ""
-        cells = [row["benchmark"], f"`{row['command']}`", row["date"], row["device"], f"{row['seconds']:g}", text + short]
+        cells = [
+            row["benchmark"],
+            f"`{row['command']}`",
+            row["date"],
+            row["device"],
+            f"{row['seconds']:g}",
+            text + short,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
         if is_table:
             head, *others = result
@@ -130,19 +152,18 @@ def main() -> None:
     if options.list:
         print("\n".join(listed()))
         return
-    failed, folder = [], options.folder.absolute()
+    failed, skipped, folder = [], {}, options.folder.absolute()
     for one in chosen(options.only):
         if reason := reason_to_skip(one, options.short, options.minutes):
-            row = {"benchmark": one.name, "command": f"python -m benchmarks.{one.name}", "date": str(date.today()),
-                   "device": "", "seconds": 0, "result": [reason]}  # fmt: skip
+            print(f"{one.name}: {reason}", flush=True)
+            skipped[one.name] = reason
         else:
             print(f"{one.name}: {one.answers} ({_time(one)})", flush=True)
             row = run(one, folder, options.short)
             failed += [one.name] * row["failed"]
-        print(f"  {'; '.join(row['result'][-2:])}", flush=True)
-        write_json(folder / f"{one.name}.json", row)
-        known = [folder / f"{other.name}.json" for other in SUITE]
-        write_text(folder / "results.md", table([read_json(path) for path in known if path.exists()]))
+            print(f"  {'; '.join(row['result'][-2:])}", flush=True)
+            write_json(folder / f"{one.name}.json", row)
+        write_text(folder / "results.md", table(rows_of(folder, skipped)))
     print(f"→ {shown(folder / 'results.md')}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     sys.exit(1 if failed else 0)
 

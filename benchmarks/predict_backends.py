@@ -1,7 +1,7 @@
 """Prediction on a CPU by torch, torch.compile, ONNX Runtime and OpenVINO, in turn in one process.
 
-    python -m benchmarks.predict_backends [--sizes 128x128 224x320] [--networks resnet34 lite0] [--batch 16] [--rounds 5]
-        [--compile] [--threads 1]
+    python -m benchmarks.predict_backends [--sizes 128x128 224x320] [--networks resnet34 lite0] [--batch 16]
+        [--rounds 5] [--compile] [--threads 1]
 
 U-Nets of four stages, as in the recipes `tgs-salt` and `tgs-salt-lite0`, trained for a few steps on smooth noise so
 that their probabilities are not all alike. `torch` is the code that validate and predict run today, in bfloat16 if the
@@ -53,9 +53,7 @@ def network_of(name: str, steps: int = 8) -> SegmentationNetwork:
     """Returns a network that was trained for a few steps to find the bright pixels."""
     torch.manual_seed(0)
     encoder, channels, widths = NETWORKS[name]
-    inner = smp.Unet(
-        encoder, 4, encoder_weights=None, decoder_channels=widths, in_channels=channels, classes=1
-    )
+    inner = smp.Unet(encoder, 4, encoder_weights=None, decoder_channels=widths, in_channels=channels, classes=1)
     network = SegmentationNetwork(inner, channels, "unit", 255).train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     for _ in range(steps):
@@ -146,7 +144,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{date.today()}, {processor()}, {options.threads} thread(s), torch {torch.__version__}, {options.rounds} rounds")
+    device_of = f"{processor()}, {options.threads} thread(s), torch {torch.__version__}"
+    print(f"{date.today()}, {device_of}, {options.rounds} rounds")
     print("| network | computed by | images/s | ratio to the first | largest difference from fp32 | mean |")
     print("|---|---|---|---|---|---|")
     for name in options.networks:

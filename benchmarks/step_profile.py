@@ -123,7 +123,7 @@ class Watch(Callback):
             return
         seconds = time.perf_counter() - self.began
         if self.epoch % 3 == 1:
-            self.phase.steps, self.phase.timed = trainer.num_training_batches, seconds
+            self.phase.steps, self.phase.timed = int(trainer.num_training_batches), seconds
         if self.epoch % 3 == 2:
             self.profiler.stop()
             self.phase.profiled, self.phase.rows = seconds, rows_of_events(self.profiler.events(), seconds)
@@ -216,7 +216,7 @@ def measure(run: Run, steps: int) -> Watch:
     return watch
 
 
-def lines(measured: dict[str, Measured], images: dict[str, str]) -> list[str]:
+def lines(measured: dict[str, Measured]) -> list[str]:
     """Returns the table: one column per network and phase, one row per part of a step."""
     names = list(measured)
     table = [f"| part of a step | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
@@ -256,7 +256,7 @@ def main() -> None:
             measured[f"{name}, {size}, batch {run.recipe.train.batch_size}"] = result
     compute = device.detect()
     print(f"{date.today()}, {processor()}, {options.threads} thread(s), {compute.precision}, torch {torch.__version__}")
-    print("\n".join(lines(measured, {})))
+    print("\n".join(lines(measured)))
 
 
 if __name__ == "__main__":

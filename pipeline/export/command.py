@@ -170,12 +170,14 @@ def left_out(run: Run) -> list[str]:
     parts = [
         "Reading and fitting the image to the network's size, and the way back to its own size: see `preprocess`.",
         "The mean over the models: see `combine`.",
-        "From probabilities to masks: the thresholds and rules of `decision`, in the order of pipeline/masks/decision.py.",
+        "From probabilities to masks: thresholds and rules of `decision` (pipeline/masks/decision.py applies them).",
     ]
     if (views := kept_views.views_of(run)) != "none":
         parts.append(f"Test-time augmentation ({views}): predict the mirrored images too, and average.")
     if run.recipe.image.stored != run.recipe.image.size:
-        parts.append(f"Tiles: neighbouring tiles overlap by {100 * run.recipe.predict.overlap:.0f} % of a side and are blended.")
+        parts.append(
+            f"Tiles: neighbouring tiles overlap by {100 * run.recipe.predict.overlap:.0f} % of a side and are blended."
+        )
     if run.recipe.model.separates:
         parts.append("Separating touching objects: the last planes of `probability` are the separators.")
     return parts

@@ -105,8 +105,8 @@ class OpenvinoNetwork(Module):
         ]
         if (worst := max(differences, default=0.0)) > (allowed := CLOSE[self.compute.precision]):
             raise PipelineError(
-                f"predict.backend is openvino, but its probabilities differ from torch's by up to {worst:.4f}; expected "
-                f"at most {allowed:g} in {self.compute.precision}: {TORCH}."
+                f"predict.backend is openvino, but its probabilities differ from torch's by up to {worst:.4f}; "
+                f"expected at most {allowed:g} in {self.compute.precision}: {TORCH}."
             )
 
 
@@ -135,4 +135,5 @@ class _Tensors(Module):
 def _infer(request: Any, pixels: Tensor) -> Output:
     results = request.infer([np.ascontiguousarray(pixels.numpy())])
     # the memory of the results is used again by the next batch
-    return Output(*(torch.from_numpy(results[number].astype(np.float32)) for number in range(len(results))))
+    mask, *presence = [torch.from_numpy(results[number].astype(np.float32)) for number in range(len(results))]
+    return Output(mask, *presence[:1])

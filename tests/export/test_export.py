@@ -56,7 +56,10 @@ def test_the_description_is_complete(run: Run) -> None:
     assert about["input"] == {"pixels": ["images", 1, 32, 64], "dtype": "uint8"}
     assert about["outputs"]["probability"] == ["images", 1, 32, 64]
     assert about["decision"]["rules"][run.competition.classes[0]]["threshold"] == 76  # 0.3 · 255
-    assert about["preprocess"][0] == "Read the image as grey, without scaling its values: normalisation is part of the graph."
+    assert (
+        about["preprocess"][0]
+        == "Read the image as grey, without scaling its values: normalisation is part of the graph."
+    )
     assert len(about["not_in_the_graph"]) == 3
 
 
