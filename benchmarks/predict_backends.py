@@ -32,7 +32,7 @@ from pipeline.networks import device
 from pipeline.networks.device import Compute
 from pipeline.networks.models import SegmentationNetwork
 from pipeline.networks.openvino_network import OpenvinoNetwork
-from pipeline.networks.predictor import ready
+from pipeline.networks.ready import ready
 
 NETWORKS: dict[str, tuple[str, int, list[int]]] = {
     "resnet34": ("resnet34", 1, [128, 64, 32, 16]),

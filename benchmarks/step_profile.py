@@ -55,7 +55,7 @@ ENDS: list[tuple[Any, str, str]] = [
     (callbacks.Pictures, "on_validation_batch_end", "pictures, part of validation"),
 ]
 """Methods at the end of an epoch, which are timed as a whole."""
-OPTIMIZER = ("Optimizer.", "aten::_fused_", "aten::_foreach_")
+OPTIMIZER = ("Optimizer.zero_grad", "aten::_fused_", "aten::_foreach_")
 OPERATIONS = {
     "convolutions, forward": ("aten::mkldnn_convolution", "aten::_slow_conv", "aten::_conv_depthwise", "aten::cudnn_"),
     "convolutions, backward": ("aten::convolution_backward",),
@@ -155,8 +155,7 @@ def row_of(event: Any) -> str:
             return inside.name
         inside = inside.cpu_parent
     if event.name.startswith(OPTIMIZER):
-        # the optimiser calls the forward and backward pass, whose operations are events of their own
-        return "optimiser"
+        return "optimiser"  # Lightning takes the forward and backward pass inside Optimizer.step
     for name, starts in OPERATIONS.items():
         if event.name.startswith(starts):
             return name

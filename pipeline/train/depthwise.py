@@ -17,7 +17,7 @@ def fast_gradients(device: torch.device) -> AbstractContextManager[Any]:
     """
     bfloat16 = device.type == "cpu" and torch.is_autocast_enabled("cpu")
     bfloat16 = bfloat16 and torch.get_autocast_dtype("cpu") is torch.bfloat16
-    return _FastGradients() if bfloat16 and not torch.compiler.is_compiling() else nullcontext()
+    return _FastGradients() if bfloat16 else nullcontext()
 
 
 class _FastGradients(TorchFunctionMode):

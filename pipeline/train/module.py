@@ -1,6 +1,7 @@
 """The Lightning module of one training: loss, optimiser, schedule, and the competition's metric on the held-out
 fold."""
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,7 +138,8 @@ class SegmentationModule(LightningModule):
             PipelineError: the loss of this batch is not finite, or on a GPU that of a recent batch.
         """
         batch = self._downscaled(self._augmented(batch, index))
-        with fast_gradients(batch.pixels.device):
+        # a compiled network keeps torch's gradients
+        with nullcontext() if self.recipe.train.compile else fast_gradients(batch.pixels.device):
             output = self.network(batch.pixels)
         output = whole_output(output, self.share)
         batch = batch._replace(
