@@ -6,7 +6,8 @@
 U-Nets of four stages, as in the recipes `tgs-salt` and `tgs-salt-lite0`, trained for a few steps on smooth noise so
 that their probabilities are not all alike. `torch` is the code that validate and predict run today, in bfloat16 if the
 processor has it; all others are ratios to it. The difference is that of the probabilities from torch in float32, the
-largest and the mean. Packages that are not installed are left out; torch.compile only with --compile.
+largest and the mean. With one thread the time is processor time, which excludes other processes. Packages that are not
+installed are left out; torch.compile only with --compile.
 """
 
 import argparse
@@ -111,15 +112,16 @@ def loops_of(network: SegmentationNetwork, channels: int, size: tuple[int, int],
 
 def compare(name: str, size: tuple[int, int], options: argparse.Namespace) -> list[str]:
     """Returns the rows of the table for a network and a size."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     network, channels = network_of(name), NETWORKS[name][1]
     loops = loops_of(network, channels, size, options.compile)
     pixels, seconds, first = noise(options.batch, channels, size), {way: [] for way in loops}, {}  # type: ignore[var-annotated]
     for round_number in range(options.rounds + 1):
         for way, loop in loops.items():
-            started = time.perf_counter()
+            started = clock()
             probability = loop(pixels)
             if round_number:  # the first round is a warm-up
-                seconds[way].append(time.perf_counter() - started)
+                seconds[way].append(clock() - started)
             else:
                 first[way] = probability
     base, rows = next(iter(seconds.values())), []

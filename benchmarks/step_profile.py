@@ -5,7 +5,8 @@
 The data must be decoded and split (`python -m pipeline run RECIPE --to split`); only their files are read, and nothing
 is written to the run. `train` itself is measured: fit.fit trains fold 0 on a part of its images, in the number format
 that it chooses on this machine. In each phase (half size, full size) one epoch is a warm-up, one is timed, and one is
-timed under torch.profiler, whose events are divided into the rows of the table. `Python` is what is left: Python code
+timed under torch.profiler, whose events are divided into the rows of the table. With one thread, milliseconds per step
+are processor time, which excludes other processes; the profiler's are not. `Python` is what is left: Python code
 of torch and Lightning between the operations, and logging. The end of an epoch (validation, checkpoint, history,
 pictures) is given in seconds, because its share depends on the number of images.
 """
@@ -63,7 +64,7 @@ OPERATIONS = {
     "conversions of dtype and layout": ("aten::copy_", "aten::_to_copy", "aten::contiguous", "aten::clone"),
 }
 """Rows of operations outside those regions, with the first part of the operations' names."""
-OTHERS, PYTHON, BACKWARD = "other operations (activations, upsampling, …)", "Python", "autograd::engine"
+OTHERS, PYTHON = "other operations (activations, upsampling, …)", "Python"
 ROWS = [*OPERATIONS, OTHERS, *(name for _, _, name in REGIONS), "optimiser", PYTHON]
 
 
@@ -104,7 +105,7 @@ class Watch(Callback):
 
     def __init__(self, phases: list[str]) -> None:
         self.phases = {name: Measured() for name in phases}
-        self.began, self.profiler = 0.0, profile(activities=[ProfilerActivity.CPU])
+        self.began, self.processor_time, self.profiler = 0.0, 0.0, profile(activities=[ProfilerActivity.CPU])
         self.epoch = 0
 
     @property
@@ -116,14 +117,16 @@ class Watch(Callback):
         if self.epoch % 3 == 2:
             self.profiler = profile(activities=[ProfilerActivity.CPU])
             self.profiler.start()
-        self.began = time.perf_counter()
+        self.began, self.processor_time = time.perf_counter(), time.process_time()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx + 1 < trainer.num_training_batches:
             return
         seconds = time.perf_counter() - self.began
         if self.epoch % 3 == 1:
-            self.phase.steps, self.phase.timed = int(trainer.num_training_batches), seconds
+            alone = torch.get_num_threads() == 1
+            self.phase.timed = time.process_time() - self.processor_time if alone else seconds
+            self.phase.steps = int(trainer.num_training_batches)
         if self.epoch % 3 == 2:
             self.profiler.stop()
             self.phase.profiled, self.phase.rows = seconds, rows_of_events(self.profiler.events(), seconds)
