@@ -27,7 +27,8 @@ from torch.nn import Module
 
 from pipeline.networks import device
 from pipeline.networks.models import SegmentationNetwork
-from pipeline.networks.predictor import Predictor, fuse, ready
+from pipeline.networks.predictor import Predictor
+from pipeline.networks.ready import fuse, ready
 from pipeline.networks.views import views
 
 Predict = Callable[[Tensor], np.ndarray]

@@ -17,6 +17,7 @@ import torch
 from pipeline.core.config.recipe_files import FOLDER
 from pipeline.core.run import Member, open_run
 from pipeline.networks import device, models
+from pipeline.train.depthwise import fast_gradients
 from pipeline.train.module import SegmentationModule, split_parameters
 from pipeline.train.optimization import build_optimizer
 
@@ -36,7 +37,9 @@ def step_of(name: str, size: tuple[int, int], batch: int) -> tuple[Callable[[], 
 
     def step() -> None:
         with compute.autocast():
-            loss = module.loss(network(pixels), masks)
+            with fast_gradients(pixels.device):
+                output = network(pixels)
+            loss = module.loss(output, masks)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

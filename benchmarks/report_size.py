@@ -89,7 +89,7 @@ def write_run(images: int, groups: int) -> Run:
         rows.append({
             "image_id": name, "subset": "train", "path": file, "height": SHAPE[0], "width": SHAPE[1], "channels": 1,
             "dtype": "uint8", "group": str(number % groups + 1), "fault": "", "ignore": "",
-            "rle_nerve": rle.encode(mask), "area_nerve": int(mask.sum()),
+            "rle_nerve": rle.encode(mask), "area_nerve": int(mask.sum()), "mean": float(image.mean()),
         })  # fmt: skip
     table.write_table(run.table, rows)
     (path,) = run.oof_predictions(0)

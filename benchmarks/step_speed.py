@@ -1,9 +1,10 @@
 """Time of a training step by encoder, decoder channels, image size and frozen stages, in turn in one process.
 
     python -m benchmarks.step_speed [--encoders tu-tf_efficientnet_lite0 …] [--decoders 128-64-32-16 …] [--sizes 128 …]
-        [--freeze none stem 2 all] [--batch 16] [--rounds 5] [--threads 1]
+        [--freeze none stem 2 all] [--own-gradients] [--batch 16] [--rounds 5] [--threads 1]
 
-A step is forward, BCE + Dice, backward and AdamW on synthetic pixels of three channels, in the number format that
+On a CPU, `train` computes some gradients of depthwise convolutions in float32; --own-gradients adds a column without
+that. A step is forward, BCE + Dice, backward and AdamW on synthetic pixels of three channels, in the number format that
 `train` chooses on this machine. Reading and augmentation are left out. A decoder of four widths belongs to an encoder
 of depth 4. In each round every network takes one step, so that a noisy moment affects all of them alike. The first
 round is a warm-up. With one thread on a CPU the time is processor time, which excludes other processes on the machine.
@@ -14,6 +15,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,15 +28,19 @@ from pipeline.core.config.recipe import ModelSettings, Recipe
 from pipeline.core.run import Member, Run
 from pipeline.networks import device, models
 from pipeline.networks.freezing import kept_in_evaluation
+from pipeline.train.depthwise import fast_gradients
 from pipeline.train.module import SegmentationModule, split_parameters
 from pipeline.train.optimization import build_optimizer
 
 Choice = tuple[str, str, int]
 """Encoder, decoder channels such as 64-32-16-8, and side of the images in pixels."""
+Way = tuple[str | int, bool]
+"""The frozen stages, and whether depthwise convolutions have the fast gradients of `train`."""
 
 
-def step_of(choice: Choice, freeze: str | int, batch: int) -> Callable[[], None]:
-    """Returns a function that takes one training step of a network."""
+def step_of(choice: Choice, freeze: str | int, fast: bool, batch: int) -> Callable[[], None]:
+    """Returns a function that takes one training step of a network, with the fast gradients of depthwise convolutions
+    that `train` uses on a CPU, or without them."""
     encoder, decoder, side = choice
     widths = [int(width) for width in decoder.split("-")]
     options = {"encoder_depth": len(widths), "decoder_channels": widths}
@@ -51,7 +57,9 @@ def step_of(choice: Choice, freeze: str | int, batch: int) -> Callable[[], None]
 
     def step() -> None:
         with compute.autocast():
-            loss = module.loss(network(pixels), masks)
+            with fast_gradients(pixels.device) if fast else nullcontext():
+                output = network(pixels)
+            loss = module.loss(output, masks)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -73,13 +81,15 @@ def measure(steps: list[Callable[[], None]], rounds: int) -> np.ndarray:
     return seconds[1:]
 
 
-def lines(choices: list[Choice], frozen: list[str | int], seconds: np.ndarray, batch: int) -> list[str]:
-    """Returns the table: one row per network with images/s and one column of ratios per choice of frozen stages."""
-    by_row = seconds.reshape(len(seconds), len(choices), len(frozen))
+def lines(choices: list[Choice], ways: list[Way], seconds: np.ndarray, batch: int) -> list[str]:
+    """Returns the table: one row per network with images/s and one column of ratios per way to train."""
+    by_row = seconds.reshape(len(seconds), len(choices), len(ways))
     rates = batch / np.median(by_row[:, :, 0], 0)
     ratios = np.median(by_row[:, :1, :1] / by_row, 0)
     names = [
-        {"none": "nothing frozen", "stem": "stem", "all": "all"}.get(str(one), f"stem and {one}") for one in frozen
+        {"none": "nothing frozen", "stem": "stem", "all": "all"}.get(str(freeze), f"stem and {freeze}")
+        + ("" if fast else ", torch's own gradients")
+        for freeze, fast in ways
     ]
     head = ["encoder", "decoder", "size", "images/s", *names]
     rows = [
@@ -103,6 +113,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 112])
     parser.add_argument("--freeze", nargs="+", default=["none", "stem", "2", "all"])
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--own-gradients", action="store_true", help="a column with torch's own gradients")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -111,14 +122,15 @@ def main() -> None:
     frozen = [int(one) if one.isdecimal() else one for one in options.freeze]
     choices = list(itertools.product(options.encoders, options.decoders, options.sizes))
     started, compute = time.perf_counter(), device.detect()
-    steps = [step_of(choice, one, options.batch) for choice in choices for one in frozen]
+    ways: list[Way] = [(one, True) for one in frozen] + [("none", False)] * options.own_gradients
+    steps = [step_of(choice, *way, options.batch) for choice in choices for way in ways]
     seconds = measure(steps, options.rounds)
     took = time.perf_counter() - started
     print(
         f"{date.today()}, {compute.accelerator} ({processor()}, {options.threads} threads), {compute.precision}, torch "
         f"{torch.__version__}, batch {options.batch}, {options.rounds} rounds, {took:.0f} s"
     )
-    print("\n".join(lines(choices, frozen, seconds, options.batch)))
+    print("\n".join(lines(choices, ways, seconds, options.batch)))
 
 
 if __name__ == "__main__":

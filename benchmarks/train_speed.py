@@ -33,6 +33,7 @@ from pipeline.networks import device, loader, models
 from pipeline.train.batches.augment import Augmentation
 from pipeline.train.batches.dataset import TrainDataset, train_loader
 from pipeline.train.batches.device_augment import DeviceAugmentation
+from pipeline.train.depthwise import fast_gradients
 from pipeline.train.module import SegmentationModule, split_parameters
 from pipeline.train.optimization import build_optimizer
 
@@ -106,7 +107,9 @@ def our_step(folder: Path, size: tuple[int, int], count: int, batch: int, on_dev
         with compute.autocast():
             pixels, masks = (one.to(compute.device, non_blocking=True) for one in drawn[:2])
             pixels, masks = augment(pixels, masks, 0)
-            loss = module.loss(module.network(pixels), masks)
+            with fast_gradients(pixels.device):
+                output = module.network(pixels)
+            loss = module.loss(output, masks)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)

@@ -207,6 +207,28 @@ def review(
 
 
 @app.command()
+@with_options(without=("strict", "as_json", "competition", "oof", "test"))
+def export(
+    recipe: RecipeName,
+    target: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="The folder to write; default: <run>-onnx here.")
+    ] = None,
+    file_format: Annotated[str, typer.Option("--format", metavar="onnx", help="The format of the models.")] = "onnx",
+    options: RunOptions = RunOptions(),
+) -> None:
+    """Write the models of a finished run as ONNX files, for use outside this project."""
+    if file_format != "onnx":
+        raise PipelineError(f"--format {file_format}: expected onnx.")
+    from pipeline.export.command import export as write
+    from pipeline.export.command import lines
+
+    opened = options.open(recipe)
+    interruption.work_began()
+    for line in lines(opened, write(opened, target)):
+        typer.echo(line)
+
+
+@app.command()
 @with_options()
 def status(recipe: RecipeName, options: RunOptions = RunOptions()) -> None:
     """Show which stages are up to date, which stage is next, and the command that runs it."""

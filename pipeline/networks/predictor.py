@@ -1,6 +1,5 @@
 """Predicts with trained networks: prepares them for speed and averages them over several views of an image."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import BatchNorm2d, Conv2d, ConvTranspose2d, Identity, Linear, Module
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn import Module
 
 from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
@@ -22,24 +20,32 @@ from pipeline.core.trainings import Weights, read_training
 from pipeline.masks.scale import scale_of
 from pipeline.networks import device, loader
 from pipeline.networks.device import Compute
-from pipeline.networks.models import build_network
-from pipeline.networks.output import Output
+from pipeline.networks.models import SegmentationNetwork, build_network
+from pipeline.networks.openvino_network import OpenvinoNetwork
+from pipeline.networks.ready import ready
 from pipeline.networks.tiles import predict_tiled
 from pipeline.networks.views import View, views
 from pipeline.networks.weights import read_trained
 from pipeline.predictions.files import Predicted, write_resumable
 from pipeline.predictions.steps import fingerprint
 
-PROBED_SIZE = 64
-CLOSE = 1e-3
-"""The relative and absolute tolerance for the logits of a fused network; with fp32 they differ by about 1e-5."""
-
-
 # --- one network -----------------------------------------------------------------------------------------------------
 
 
 def load(run: Run, path: Path, compute: Compute, dtype: np.dtype) -> Module:
     """Returns the network with these weights, ready to predict images of a dtype, uint8 or uint16, on the device.
+
+    Raises:
+        PipelineError: as `trained`; or predict.backend is not available on this machine.
+    """
+    network = trained(run, path, dtype)
+    if run.recipe.predict.backend == "openvino":
+        return OpenvinoNetwork(network, compute)
+    return ready(network, run.recipe.image.channels, compute)
+
+
+def trained(run: Run, path: Path, dtype: np.dtype) -> SegmentationNetwork:
+    """Returns the network with these weights, on the CPU.
 
     Raises:
         PipelineError: the weights are missing or damaged, belong to another network, or were trained on another dtype.
@@ -56,7 +62,7 @@ def load(run: Run, path: Path, compute: Compute, dtype: np.dtype) -> Module:
             f"{shown(path)} does not fit this recipe's network: {summary}. If `model` or `image` changed after "
             "training, restore them, or train another run with --name NAME."
         ) from None
-    return ready(network, run.recipe.image.channels, compute)
+    return network
 
 
 def _check_type(path: Path, dtype: np.dtype) -> None:
@@ -67,89 +73,6 @@ def _check_type(path: Path, dtype: np.dtype) -> None:
         raise PipelineError(
             f"{shown(path)} was trained on {trained} images, but those to predict are {dtype}: convert the image files."
         )
-
-
-def ready(network: Module, channels: int, compute: Compute) -> Module:
-    """Returns the network on the device, optimised for speed; its predictions are the same up to rounding.
-
-    BatchNorm is folded into the preceding convolutions. Weights are cast once to the dtype to which autocast would cast
-    them at every call, unless the network then fails because some of its parts are not subject to autocast.
-    """
-    fuse(network.eval(), channels)
-    network = network.to(compute.device).to(memory_format=torch.channels_last)
-    with compute.autocast():
-        enabled, dtype = (
-            function(compute.accelerator) for function in (torch.is_autocast_enabled, torch.get_autocast_dtype)
-        )
-    if not enabled:
-        return network
-    cast = copy.deepcopy(network)
-    for module in cast.modules():
-        # not subclasses, which may use their weights in ways that autocast does not cover
-        if type(module) in (Conv2d, ConvTranspose2d, Linear):
-            module.to(dtype)
-    try:
-        with torch.no_grad(), compute.autocast():
-            cast(torch.zeros((2, channels, PROBED_SIZE, PROBED_SIZE), dtype=torch.uint8, device=compute.device))
-    except RuntimeError:  # any other fault appears again in prediction
-        return network
-    return cast
-
-
-@torch.no_grad()
-def fuse(network: Module, channels: int) -> list[tuple[str, str]]:
-    """Folds every BatchNorm2d into the convolution before it, and returns the names of the folded pairs.
-
-    The pairs are found while the network, in evaluation mode, predicts two images of noise. If its predictions differ
-    after folding, for instance because the output of a convolution is also used elsewhere, the network is restored.
-    """
-    random = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (2, channels, PROBED_SIZE, PROBED_SIZE), generator=random)
-    pairs, before = _followed(network, noise)
-    replaced = {name: network.get_submodule(name) for pair in pairs for name in pair}
-    for convolution, norm in pairs:
-        fused = fuse_conv_bn_eval(replaced[convolution], replaced[norm])  # type: ignore[arg-type, type-var]
-        network.set_submodule(convolution, fused)
-        network.set_submodule(norm, Identity())
-    if _close(before, network(noise)):
-        return pairs
-    for name, module in replaced.items():
-        network.set_submodule(name, module)
-    return []
-
-
-def _followed(network: Module, pixels: Tensor) -> tuple[list[tuple[str, str]], Output]:
-    """Returns the names of convolutions with the BatchNorm2d that takes their output, and the network's output."""
-    made: dict[int, tuple[str, Tensor]] = {}
-    pairs: dict[tuple[str, str], None] = {}
-    handles = []
-    for name, module in network.named_modules():
-        if type(module) is Conv2d:
-
-            def note(_: Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                made[id(output)] = name, output  # a kept tensor's id is not reused
-
-            handles.append(module.register_forward_hook(note))
-        elif type(module) is BatchNorm2d:
-
-            def look(_: Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                if inputs and id(inputs[0]) in made:
-                    pairs[made[id(inputs[0])][0], name] = None
-
-            handles.append(module.register_forward_pre_hook(look))
-    try:
-        output = network(pixels)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(pairs), output
-
-
-def _close(before: Output, after: Output) -> bool:
-    pairs = [(before.mask, after.mask)]
-    if before.presence is not None and after.presence is not None:
-        pairs.append((before.presence, after.presence))
-    return all(torch.allclose(*pair, rtol=CLOSE, atol=CLOSE) for pair in pairs)
 
 
 # --- several networks and views --------------------------------------------------------------------------------------
@@ -301,6 +224,8 @@ def mention(run: Run, wanted: Wanted) -> None:
     """Prints a line on what was predicted, and how."""
     models, tta = sum(len(run.weights(member)) for member in wanted.members), wanted.step.settings["tta"]
     notes = [f"mean of {models} models"] * (models > 1) + [f"test-time augmentation {tta}"] * (tta != "none")
+    backend = run.recipe.predict.backend
+    notes += [f"computed by {backend}"] * (backend != "torch")
     summary = ", ".join([f"{len(wanted.ids)} images", *notes])
     say(f"  {wanted.step.title}: {summary} → {shown(wanted.paths[0])}")
 

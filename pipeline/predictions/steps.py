@@ -28,12 +28,13 @@ def prediction_step(
     """
     settings = {"tta": views, "overlap": run.recipe.predict.overlap, "never": list(run.never)}
     settings |= {"image": run.recipe.image.model_dump(mode="json"), "precision": run.recipe.train.precision}
+    settings |= {"backend": run.recipe.predict.backend}
     weights = [path for member in members for path in run.weights(member)]
     listed = run.table if subset == "train" else run.test_table
     inputs = (*weights, run.pixels / f"{subset}_images.npy", listed, *more)
     outputs = tuple(file for path in paths for file in (path, path.with_suffix(".csv")))
     manifest, fold, seed = paths[0].with_suffix(".manifest.json"), members[0].fold, members[0].seed
-    return Step(stage, title, manifest, inputs, outputs, settings, fold, seed)
+    return Step(stage, title, manifest, inputs, outputs, settings, fold, seed, defaults={"backend": "torch"})
 
 
 def remove_unfinished(folder: Path, subset: str, steps: list[Step]) -> None:

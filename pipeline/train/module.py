@@ -2,6 +2,7 @@
 fold."""
 
 import math
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.train.batches.sampling import derive_seed, seed_of
 from pipeline.train.batches.sharing import Share
 from pipeline.train.callbacks import EXAMPLES
 from pipeline.train.collectives import from_first, in_turn, whole, whole_output
+from pipeline.train.depthwise import fast_gradients
 from pipeline.train.losses import WeightedLoss
 from pipeline.train.optimization import PacedSchedule, Schedule, build_optimizer
 
@@ -145,7 +147,10 @@ class SegmentationModule(LightningModule):
             PipelineError: the loss of this batch is not finite, or on a GPU that of a recent batch.
         """
         batch = self._downscaled(self._augmented(batch, index))
-        output = whole_output(self.network(batch.pixels), self.share)
+        # a compiled network keeps torch's gradients
+        with nullcontext() if self.recipe.train.compile else fast_gradients(batch.pixels.device):
+            output = self.network(batch.pixels)
+        output = whole_output(output, self.share)
         batch = batch._replace(
             **{name: whole(getattr(batch, name), self.share) for name in ("masks", "rows", "weights")}
         )

@@ -3,6 +3,7 @@
 import hashlib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import finished
 import pytest
@@ -10,6 +11,7 @@ from conftest import REPOSITORY
 from packaging.requirements import Requirement
 from packaging.tags import parse_tag
 
+from pipeline.core.config.recipe import load_recipe
 from pipeline.core.errors import PipelineError
 from pipeline.kaggle.bundle import image, script, wheels
 from pipeline.kaggle.bundle.image import Package
@@ -45,6 +47,12 @@ def test_kaggles_image_lacks_two_packages_and_no_torch() -> None:
         "segmentation-models-pytorch",
         "imagecodecs",
     }
+
+
+def test_openvino_is_part_of_a_bundle_that_predicts_with_it() -> None:
+    recipe = load_recipe("sample", assignments=["predict.backend=openvino"])
+    lacking = image.lacking(image.requirements([SimpleNamespace(recipe=recipe)]), image.packages())  # type: ignore[list-item]
+    assert {one.name for one in lacking} == {"segmentation-models-pytorch", "imagecodecs", "openvino"}
 
 
 def test_the_own_wheel_has_every_file_and_the_same_bytes_every_time(tmp_path: Path) -> None:

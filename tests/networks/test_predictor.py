@@ -10,6 +10,7 @@ from pipeline.networks import predictor as inference
 from pipeline.networks.device import Compute
 from pipeline.networks.models import SegmentationNetwork, build
 from pipeline.networks.output import Output
+from pipeline.networks.ready import fuse, ready
 from pipeline.networks.views import views
 
 CPU = Compute("cpu", "32-true", "a test")
@@ -77,7 +78,7 @@ def test_a_turned_view_is_seen_in_turned_tiles_and_averaged_in_place() -> None:
 
 def test_networks_take_a_turned_image_that_is_padded_to_their_stride() -> None:
     inner = build(ModelSettings(encoder="resnet18"), 1, 1, None)
-    network = inference.ready(SegmentationNetwork(inner, 1, "unit", 255), 1, CPU)
+    network = ready(SegmentationNetwork(inner, 1, "unit", 255), 1, CPU)
     predictor = inference.Predictor([network], CPU, views("d4"), (40, 70), 0.25, None)
     ((mask, presence),), _ = predictor(torch.randint(0, 256, (1, 1, 40, 70)))
     assert (mask.shape, mask.dtype, presence) == ((1, 1, 40, 70), np.uint8, None)
@@ -107,12 +108,13 @@ def warmed(encoder: str = "resnet18") -> SegmentationNetwork:
     return network.eval()
 
 
-def test_a_fused_network_predicts_the_same() -> None:
-    network, pixels = warmed(), torch.randint(0, 256, (2, 1, 48, 80))
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-tf_efficientnet_lite0"])
+def test_a_fused_network_predicts_the_same(encoder: str) -> None:
+    network, pixels = warmed(encoder), torch.randint(0, 256, (2, 1, 48, 80))
     norms = sum(isinstance(module, BatchNorm2d) for module in network.modules())
     with torch.no_grad():
         before = network(pixels)
-        assert len(inference.fuse(network, 1)) == norms > 20
+        assert len(fuse(network, 1)) == norms > 20
         after = network(pixels)
     assert not any(isinstance(module, BatchNorm2d) for module in network.modules())
     torch.testing.assert_close(after.mask, before.mask, rtol=1e-4, atol=1e-4)
@@ -134,7 +136,7 @@ def test_a_convolution_that_is_used_otherwise_too_is_not_fused() -> None:
     network = Both().eval()
     with torch.no_grad():
         before = network(torch.ones(1, 1, 8, 8)).mask
-        assert inference.fuse(network, 1) == []
+        assert fuse(network, 1) == []
         assert torch.equal(network(torch.ones(1, 1, 8, 8)).mask, before)
 
 
@@ -153,7 +155,7 @@ def test_weights_cast_once_give_what_autocast_gives() -> None:
     network: Module = Wrapped()
     with torch.inference_mode(), compute.autocast():
         before = network(pixels.to(memory_format=torch.channels_last)).mask
-    network = inference.ready(network, 1, compute)
+    network = ready(network, 1, compute)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
     with torch.inference_mode(), compute.autocast():
         assert torch.equal(network(pixels.to(memory_format=torch.channels_last)).mask, before)
@@ -170,5 +172,5 @@ def test_a_network_with_parts_that_autocast_leaves_alone_keeps_its_weights() -> 
             with torch.autocast("cpu", enabled=False):
                 return Output(self.second(inner.float()))
 
-    network = inference.ready(Exact(), 1, Compute("cpu", "bf16-mixed", "a test"))
+    network = ready(Exact(), 1, Compute("cpu", "bf16-mixed", "a test"))
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}

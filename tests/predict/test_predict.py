@@ -105,6 +105,10 @@ def test_without_a_gain_test_images_are_predicted_plain(run: Run, capsys: pytest
     assert not np.array_equal(array(run.predictions("test", 0)), array(plain.predictions("test", 0)))
     assert_up_to_date(fixed)
 
+    other = changed(fixed, predict={"backend": "openvino"})  # recorded, and no reason to train again
+    assert all("backend: torch → openvino" in reasons(other, stage) for stage in ("validate", "predict"))
+    assert not any("backend" in reason for reason in reasons(other, "train"))
+
     before = times(run)
     go(changed(run, tune=SEARCH))  # and back
     assert newer(run, before) == TEST_FILES

@@ -59,7 +59,7 @@ def test_plain_predictions_come_from_the_same_passes(run: Run, monkeypatch: pyte
         return forward(self, pixels)
 
     monkeypatch.setattr(SegmentationNetwork, "forward", counting)
-    monkeypatch.setattr(inference, "fuse", lambda network, channels: [])
+    monkeypatch.setattr("pipeline.networks.ready.fuse", lambda network, channels: [])
     go(run, "validate")
     assert sum(seen) == 2 * 2 * 4  # two views of four held-out images in two folds; no test image
     plain = go(with_weights(named(run, f"{run.name}_none", predict={"tta": "none"})), "validate")

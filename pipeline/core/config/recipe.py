@@ -78,6 +78,10 @@ class PredictSettings(Settings):
     overlap: float = Field(0.25, ge=0, le=0.9)
     """Overlap of neighbouring tiles, as a share of a tile's side. Only used if `image.store` is larger than
     `image.size`."""
+    backend: Literal["torch", "openvino"] = "torch"
+    """The library that computes the network. `openvino` (the extra `openvino`) is for CPUs. It uses the number format
+    of `train.precision`, and is faster, most of all for encoders with depthwise convolutions such as EfficientNet. Its
+    probabilities are compared with torch's before they are used."""
 
 
 TuneStep = Literal[

@@ -54,13 +54,15 @@ def requirements(runs: list[Run]) -> list[Requirement]:
     Raises:
         PipelineError: the requirements of the package cannot be read.
     """
-    source = repository()
+    source, openvino = repository(), any(run.recipe.predict.backend == "openvino" for run in runs)
     if source:
         project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        lines = project["dependencies"]
+        lines = project["dependencies"] + (project["optional-dependencies"]["openvino"] if openvino else [])
     else:
         try:
-            lines = [line for line in metadata.requires(OWN) or [] if "extra ==" not in line]
+            every = metadata.requires(OWN) or []
+            lines = [line for line in every if "extra ==" not in line]
+            lines += [line.partition(";")[0] for line in every if openvino and 'extra == "openvino"' in line]
         except metadata.PackageNotFoundError:
             raise PipelineError(f"{OWN} is neither installed nor run from its repository: use one of them.") from None
     unneeded = OF_TRAINING - ({"albumentations"} if any(run.recipe.image.preprocess for run in runs) else set())
