@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from benchmarks import few_images, touching
 from benchmarks.board import _cpu, _threads
@@ -38,9 +39,8 @@ from pipeline.auto.machine import this_machine
 from pipeline.auto.rules import choose
 from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe_files import FOLDER, PORTFOLIO
-from pipeline.core.config.settings import assignments_of, flatten
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, read_record, writing
+from pipeline.core.files import read_json, read_record, write_text, writing
 from pipeline.core.run import input_folder
 
 RESULTS = Path(__file__).with_name("portfolio.csv")
@@ -239,16 +239,17 @@ def fits(recipe: str, fingerprint: Fingerprint) -> bool:
 def measured(recipe: str, name: str, root: Path, fingerprint: Fingerprint, minutes: int) -> dict[str, Any]:
     """Runs a recipe on a data set and returns its row."""
     data_set, run_name = DATA_SETS[name], f"{name}-{recipe}-{minutes}m"
-    full_name, place = f"{PORTFOLIO}/{recipe}", place_of(DATA_SETS[name], root)
-    settings = flatten(choose(fingerprint, full_name).settings)
-    changes = [word for text in assignments_of(settings) for word in ("--set", text)]
-    words = [full_name, "--competition", place, "--name", run_name, *changes]
+    settings = choose(fingerprint, f"{PORTFOLIO}/{recipe}").settings
+    data = {"base": f"{PORTFOLIO}/{recipe}", "competition": place_of(data_set, root), **settings}
+    path = root / "recipes" / f"{recipe}.yaml"
+    write_text(path, yaml.safe_dump(data, sort_keys=False))
+    words = [str(path), "--name", run_name]
     call(root, "run", *words, "--to", "split")
     call(root, "run", *words, "--time", f"{minutes}m")
     record = read_json(root / "submissions" / f"{run_name}.json")
     folds, result = list(record["folds"].values()), record["postprocess"]
     low, high = result["nested_interval_95"]
-    size = settings["image.size"]
+    size = settings["image"]["size"]
     row = {
         "recipe": recipe, "data_set": name, "minutes": minutes, "metric": fingerprint.metric,
         "nested": result["nested"], "low": low, "high": high, "test": test_score(data_set, root, run_name),

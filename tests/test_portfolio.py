@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import portfolio
 from pipeline.auto.machine import Machine
+from pipeline.core.config.recipe import load_recipe
 from pipeline.core.files import write_json
 
 CALLS: list[tuple[str, ...]] = []
@@ -32,7 +33,7 @@ def stand_in(root: Path, *words: str) -> str:
         return json.dumps({"score": 0.9})
     if "--time" not in words:
         return ""
-    if "portfolio/masks-scratch" in words:
+    if words[1].endswith("/masks-scratch.yaml"):
         raise RuntimeError("out of memory")
     name = words[words.index("--name") + 1]
     nested = 0.8 if "instances" in words[1] else 0.75
@@ -70,8 +71,10 @@ def test_recipes_that_fit_are_run_once(
     assert "| nuclei | 5 | **instances** | instance_precision | 0.8000 [0.7000, 0.9000] | 0.9000 | 50.0 | 2.5 |" in out
     assert "masks-scratch on nuclei: not measured, out of memory" in err and "tgs-salt: left out, DATA/tgs-salt" in err
     timed = next(call for call in CALLS if "--time" in call)
-    assert timed[:3] == ("run", "portfolio/instances", "--competition") and timed[-1] == "5m"
-    assert {"image.size=[128, 128]", "image.channels=3", "train.batch_size=8"} <= set(timed)
+    path = tmp_path / "runs/nuclei/recipes/instances.yaml"
+    assert timed == ("run", str(path), "--name", "nuclei-instances-5m", "--time", "5m")
+    recipe = load_recipe(str(path))
+    assert (recipe.model.instances, recipe.image.size, recipe.train.batch_size) == ("border", (128, 128), 8)
 
     CALLS.clear()
     run(monkeypatch, capsys, *words, "--only", "instances", "masks")
