@@ -37,8 +37,8 @@ FEW_IMAGES = 300
 """With fewer images, a batch has 8 images instead of 16, which gives more steps per epoch."""
 LARGE_INPUT = 65_536
 """On a CPU, a batch has 8 images from this number of pixels on."""
-IMAGES_SEEN, MOST_EPOCHS, FEWEST_EPOCHS = 150_000, 60, 4
-"""Number of images that a training sees in all, and the limits of its number of epochs."""
+IMAGES_TIMES_EPOCHS, MOST_EPOCHS, FEWEST_EPOCHS = 190_000, 60, 4
+"""Number of training images times epochs, as in the recipe tgs-salt-lite0, and the limits of the number of epochs."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ def _length(fingerprint: Fingerprint, choice: Choice) -> Decision:
     crops = max(1, round(image["store"][0] * image["store"][1] / pixels)) if "store" in image else 1
     few = fingerprint.images < FEW_IMAGES
     large = not fingerprint.machine.gpu and pixels >= LARGE_INPUT
-    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(IMAGES_SEEN / fingerprint.images / crops)))
+    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(IMAGES_TIMES_EPOCHS / fingerprint.images / crops)))
     of_crops = f" of {crops} crops each" if crops > 1 else ""
     reason = f"{fingerprint.images} images{of_crops}{', and large ones for a CPU' * (large and not few)}"
     return Decision({"train.batch_size": 8 if few or large else 16, "train.epochs": epochs}, reason)
