@@ -231,7 +231,7 @@ def fits(recipe: str, fingerprint: Fingerprint) -> bool:
         return False
     if family == "instances":
         return fingerprint.scores_objects and fingerprint.instances and not fingerprint.windows
-    if family == "tiles" and "store" not in choose(fingerprint, f"{PORTFOLIO}/{recipe}").settings["image"]:
+    if family == "tiles" and not choose(fingerprint, f"{PORTFOLIO}/{recipe}").settings["image"].get("store"):
         return False
     return (family == "classes") == (fingerprint.kind == "multiclass")
 

