@@ -196,8 +196,14 @@ def run_all(name: str, folder: Path, data: Path | None, recipes: list[str], minu
     for recipe in (recipe for recipe in left if fits(recipe, fingerprint)):
         try:
             row = measured(recipe, name, root, fingerprint, minutes)
-        except (RuntimeError, PipelineError, KeyError, OSError) as error:  # the other recipes are measured all the same
-            print(f"{recipe} on {name}: not measured, {error}", file=sys.stderr)
+        except (
+            RuntimeError,
+            PipelineError,
+            KeyError,
+            IndexError,
+            OSError,
+        ) as error:  # the other recipes are measured all the same
+            print(f"{recipe} on {name}: not measured: {error!r}", file=sys.stderr)
             continue
         append(row)
 
@@ -247,16 +253,17 @@ def measured(recipe: str, name: str, root: Path, fingerprint: Fingerprint, minut
     call(root, "run", *words, "--to", "split")
     call(root, "run", *words, "--time", f"{minutes}m")
     record = read_json(root / "submissions" / f"{run_name}.json")
-    folds, result = list(record["folds"].values()), record["postprocess"]
+    trainings = [read_json(path) for path in sorted((root / "work").glob(f"*/{run_name}/fold_*/fold.json"))]
+    result = record["postprocess"]
     low, high = result["nested_interval_95"]
     size = settings["image"]["size"]
     row = {
         "recipe": recipe, "data_set": name, "minutes": minutes, "metric": fingerprint.metric,
         "nested": result["nested"], "low": low, "high": high, "test": test_score(data_set, root, run_name),
-        "images_per_second": float(np.mean([fold["images_per_second"] for fold in folds])),
+        "images_per_second": float(np.mean([training["images_per_second"] for training in trainings])),
         "notebook_images_per_second": notebook_rate((size[0], size[1])),
         "auto": choose(fingerprint).recipe.removeprefix(f"{PORTFOLIO}/"),
-        "cpu": f"{_cpu()}, {_threads()} threads, {folds[0]['compute']['precision']}",
+        "cpu": f"{_cpu()}, {_threads()} threads, {trainings[0]['compute']['precision']}",
         "date": date.today().isoformat(),
         "commit": record["code"]["commit"][:7] + ("+" if record["code"]["modified"] else ""),
     }  # fmt: skip
@@ -306,6 +313,8 @@ def append(row: dict[str, Any]) -> None:
 
 def table(results: pd.DataFrame) -> str:
     """Returns all rows as Markdown, the best recipe of each data set first."""
+    if results.empty:
+        return "nothing is measured yet"
     head = ["data set", "minutes", "recipe", "metric", "nested [95 %]", "test set", "images/s", "× the notebook"]
     lines = [_line([*head, "CPU", "date"]), "|" + "---|" * (len(head) + 2)]
     for row in results.sort_values(["data_set", "minutes", "nested"], ascending=[True, True, False]).itertuples():
@@ -320,6 +329,8 @@ def table(results: pd.DataFrame) -> str:
 def leave_one_out(results: pd.DataFrame) -> str:
     """Returns, for each data set and time, the score of the recipe that `auto` takes and of the best one, as
     Markdown."""
+    if results.empty:
+        return "nothing is measured yet"
     head = ["data set", "minutes", "`auto` takes", "nested", "the best", "nested", "difference", f"within {NEAR}"]
     lines = [_line(head), "|" + "---|" * len(head)]
     for (name, minutes), rows in results.groupby(["data_set", "minutes"], sort=True):
