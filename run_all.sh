@@ -4,6 +4,7 @@
 #   ./run_all.sh                          the synthetic sample competition: nothing to download
 #   ./run_all.sh RECIPE --quick           a valid submission in minutes, from a small version of the same run
 #   ./run_all.sh RECIPE                   the full run; stages that are up to date are skipped
+#   ./run_all.sh auto --competition NAME  a recipe chosen by the data of a competition (docs/auto.md)
 #   ./run_all.sh RECIPE --from tune       options are passed to `python -m pipeline run`: ./run_all.sh RECIPE --help
 #
 # RECIPE is a name in pipeline/recipes or the path of your own YAML file. Raw files belong in input/<competition>/;

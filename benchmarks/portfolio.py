@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from benchmarks import few_images, touching
 from benchmarks.board import _cpu, _threads
@@ -38,9 +39,8 @@ from pipeline.auto.machine import this_machine
 from pipeline.auto.rules import choose
 from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe_files import FOLDER, PORTFOLIO
-from pipeline.core.config.settings import assignments_of, flatten
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, read_record, writing
+from pipeline.core.files import read_json, read_record, write_text, writing
 from pipeline.core.run import input_folder
 
 RESULTS = Path(__file__).with_name("portfolio.csv")
@@ -196,8 +196,14 @@ def run_all(name: str, folder: Path, data: Path | None, recipes: list[str], minu
     for recipe in (recipe for recipe in left if fits(recipe, fingerprint)):
         try:
             row = measured(recipe, name, root, fingerprint, minutes)
-        except (RuntimeError, PipelineError, KeyError, OSError) as error:  # the other recipes are measured all the same
-            print(f"{recipe} on {name}: not measured, {error}", file=sys.stderr)
+        except (
+            RuntimeError,
+            PipelineError,
+            KeyError,
+            IndexError,
+            OSError,
+        ) as error:  # the other recipes are measured all the same
+            print(f"{recipe} on {name}: not measured: {error!r}", file=sys.stderr)
             continue
         append(row)
 
@@ -231,7 +237,7 @@ def fits(recipe: str, fingerprint: Fingerprint) -> bool:
         return False
     if family == "instances":
         return fingerprint.scores_objects and fingerprint.instances and not fingerprint.windows
-    if family == "tiles" and "store" not in choose(fingerprint, f"{PORTFOLIO}/{recipe}").settings["image"]:
+    if family == "tiles" and not choose(fingerprint, f"{PORTFOLIO}/{recipe}").settings["image"].get("store"):
         return False
     return (family == "classes") == (fingerprint.kind == "multiclass")
 
@@ -239,23 +245,25 @@ def fits(recipe: str, fingerprint: Fingerprint) -> bool:
 def measured(recipe: str, name: str, root: Path, fingerprint: Fingerprint, minutes: int) -> dict[str, Any]:
     """Runs a recipe on a data set and returns its row."""
     data_set, run_name = DATA_SETS[name], f"{name}-{recipe}-{minutes}m"
-    full_name, place = f"{PORTFOLIO}/{recipe}", place_of(DATA_SETS[name], root)
-    settings = flatten(choose(fingerprint, full_name).settings)
-    changes = [word for text in assignments_of(settings) for word in ("--set", text)]
-    words = [full_name, "--competition", place, "--name", run_name, *changes]
+    settings = choose(fingerprint, f"{PORTFOLIO}/{recipe}").settings
+    data = {"base": f"{PORTFOLIO}/{recipe}", "competition": place_of(data_set, root), **settings}
+    path = root / "recipes" / f"{recipe}.yaml"
+    write_text(path, yaml.safe_dump(data, sort_keys=False))
+    words = [str(path), "--name", run_name]
     call(root, "run", *words, "--to", "split")
     call(root, "run", *words, "--time", f"{minutes}m")
     record = read_json(root / "submissions" / f"{run_name}.json")
-    folds, result = list(record["folds"].values()), record["postprocess"]
+    trainings = [read_json(path) for path in sorted((root / "work").glob(f"*/{run_name}/fold_*/fold.json"))]
+    result = record["postprocess"]
     low, high = result["nested_interval_95"]
-    size = settings["image.size"]
+    size = settings["image"]["size"]
     row = {
         "recipe": recipe, "data_set": name, "minutes": minutes, "metric": fingerprint.metric,
         "nested": result["nested"], "low": low, "high": high, "test": test_score(data_set, root, run_name),
-        "images_per_second": float(np.mean([fold["images_per_second"] for fold in folds])),
+        "images_per_second": float(np.mean([training["images_per_second"] for training in trainings])),
         "notebook_images_per_second": notebook_rate((size[0], size[1])),
         "auto": choose(fingerprint).recipe.removeprefix(f"{PORTFOLIO}/"),
-        "cpu": f"{_cpu()}, {_threads()} threads, {folds[0]['compute']['precision']}",
+        "cpu": f"{_cpu()}, {_threads()} threads, {trainings[0]['compute']['precision']}",
         "date": date.today().isoformat(),
         "commit": record["code"]["commit"][:7] + ("+" if record["code"]["modified"] else ""),
     }  # fmt: skip
@@ -305,6 +313,8 @@ def append(row: dict[str, Any]) -> None:
 
 def table(results: pd.DataFrame) -> str:
     """Returns all rows as Markdown, the best recipe of each data set first."""
+    if results.empty:
+        return "nothing is measured yet"
     head = ["data set", "minutes", "recipe", "metric", "nested [95 %]", "test set", "images/s", "× the notebook"]
     lines = [_line([*head, "CPU", "date"]), "|" + "---|" * (len(head) + 2)]
     for row in results.sort_values(["data_set", "minutes", "nested"], ascending=[True, True, False]).itertuples():
@@ -319,6 +329,8 @@ def table(results: pd.DataFrame) -> str:
 def leave_one_out(results: pd.DataFrame) -> str:
     """Returns, for each data set and time, the score of the recipe that `auto` takes and of the best one, as
     Markdown."""
+    if results.empty:
+        return "nothing is measured yet"
     head = ["data set", "minutes", "`auto` takes", "nested", "the best", "nested", "difference", f"within {NEAR}"]
     lines = [_line(head), "|" + "---|" * len(head)]
     for (name, minutes), rows in results.groupby(["data_set", "minutes"], sort=True):

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import portfolio
 from pipeline.auto.machine import Machine
+from pipeline.core.config.recipe import load_recipe
 from pipeline.core.files import write_json
 
 CALLS: list[tuple[str, ...]] = []
@@ -32,13 +33,14 @@ def stand_in(root: Path, *words: str) -> str:
         return json.dumps({"score": 0.9})
     if "--time" not in words:
         return ""
-    if "portfolio/masks-scratch" in words:
+    if words[1].endswith("/masks-scratch.yaml"):
         raise RuntimeError("out of memory")
     name = words[words.index("--name") + 1]
     nested = 0.8 if "instances" in words[1] else 0.75
     fold = {"images_per_second": 50.0, "compute": {"precision": "bf16"}}
+    write_json(root / "work" / "nuclei" / name / "fold_0" / "fold.json", fold)
     record = {
-        "folds": {"0": fold}, "postprocess": {"nested": nested, "nested_interval_95": [0.7, 0.9]},
+        "postprocess": {"nested": nested, "nested_interval_95": [0.7, 0.9]},
         "code": {"commit": "0123456789", "modified": False},
     }  # fmt: skip
     write_json(root / "submissions" / f"{name}.json", record)
@@ -68,16 +70,26 @@ def test_recipes_that_fit_are_run_once(
         "data_set": "nuclei", "minutes": 5, "nested": 0.8, "test": 0.9, "auto": "instances", "commit": "0123456",
     }  # fmt: skip
     assert "| nuclei | 5 | **instances** | instance_precision | 0.8000 [0.7000, 0.9000] | 0.9000 | 50.0 | 2.5 |" in out
-    assert "masks-scratch on nuclei: not measured, out of memory" in err and "tgs-salt: left out, DATA/tgs-salt" in err
+    assert (
+        "masks-scratch on nuclei: not measured: RuntimeError('out of memory')" in err
+        and "tgs-salt: left out, DATA/tgs-salt" in err
+    )
     timed = next(call for call in CALLS if "--time" in call)
-    assert timed[:3] == ("run", "portfolio/instances", "--competition") and timed[-1] == "5m"
-    assert {"image.size=[128, 128]", "image.channels=3", "train.batch_size=8"} <= set(timed)
+    path = tmp_path / "runs/nuclei/recipes/instances.yaml"
+    assert timed == ("run", str(path), "--name", "nuclei-instances-5m", "--time", "5m")
+    recipe = load_recipe(str(path))
+    assert (recipe.model.instances, recipe.image.size, recipe.train.batch_size) == ("border", (128, 128), 8)
 
     CALLS.clear()
     run(monkeypatch, capsys, *words, "--only", "instances", "masks")
     assert CALLS == []
     run(monkeypatch, capsys, *words[:-1], "20", "--only", "instances")
     assert len([call for call in CALLS if "--time" in call]) == 1 and len(pd.read_csv(results)) == 4
+
+
+def test_nothing_is_measured_yet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--table", "--leave-one-out"):
+        assert run(monkeypatch, capsys, option) == ("nothing is measured yet\n", "")
 
 
 def test_leave_one_out(results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

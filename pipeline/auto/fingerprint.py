@@ -105,7 +105,7 @@ class Fingerprint:
         yield (
             f"{len(self.classes)} class{'es' * (len(self.classes) != 1)} ({self.kind}); {percent(self.empty_share)} of "
             f"the masks are empty; the others cover {percent(self.mask_share)} of the image (median), in "
-            f"{self.regions:g} regions"
+            f"{self.regions:g} region{'s' * (self.regions != 1)}"
         )
         yield f"metric {self.metric}; {self.machine.title}"
 

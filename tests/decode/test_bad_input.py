@@ -716,7 +716,9 @@ def test_competition_with_a_fault(tiny: Tiny, change: dict[str, Any], words: str
 def test_missing_keys(tiny: Tiny) -> None:
     del tiny.settings["metric"], tiny.recipe["competition"]
     tiny.save()
-    assert tiny.fails() == "recipe small.yaml: `competition` is missing."
+    assert tiny.fails() == (
+        "recipe small.yaml: `competition` is missing; write it into the recipe, or add --competition NAME."
+    )
     with pytest.raises(PipelineError, match=r"^competition tiny\.yaml: `metric` is missing\.$"):
         load_competition(str(tiny.competition_path))
 

@@ -294,7 +294,9 @@ def load_recipe(
         data = on_competition(data, given, competition, AUTO if name == AUTO else str(data["name"]))
     data = override(data, assignments or [])
     if "competition" not in data:
-        raise PipelineError(f"recipe {path.name} names no competition: add --competition NAME.")
+        raise PipelineError(
+            f"recipe {path.name}: `competition` is missing; write it into the recipe, or add --competition NAME."
+        )
     data = with_full_competition(data, path)
     _check_of_recipe(data, path)
     recipe = validate(Recipe, data, f"recipe {path.name}")
