@@ -19,7 +19,8 @@ from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import root, shown, writing
 from pipeline.core.results import read_tuned
-from pipeline.core.run import Run, check_name, open_run
+from pipeline.core.run import Run, open_run
+from pipeline.core.run_checks import check_name
 from pipeline.core.verdict import judge
 from pipeline.predictions.importing import refuse_trained
 

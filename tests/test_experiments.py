@@ -16,7 +16,7 @@ from pipeline.core.config.competition import Competition
 from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import load_recipe
 from pipeline.core.errors import PipelineError
-from pipeline.core.run import check_name
+from pipeline.core.run_checks import check_name
 from pipeline.masks.bootstrap import mean_counts, mean_score
 from pipeline.networks import models
 

@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 from pipeline.core.arrays_recipe import recipe_of_arrays, with_arrays
 from pipeline.core.config.competition import Competition
-from pipeline.core.config.places import name_fault
 from pipeline.core.config.preparing import SplitSettings
-from pipeline.core.config.raw_layouts import RleCsv, load_competition
+from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.recipe import Recipe, load_recipe
 from pipeline.core.config.recipe_files import AUTO, recipe_file
 from pipeline.core.config.settings import assignments_of
 from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_record, root, shown
-from pipeline.core.plan import PLAN, PLANNED, find_plan
+from pipeline.core.plan import PLAN, find_plan
+from pipeline.core.run_checks import budget_of, check_name, check_run
 from pipeline.core.version import program
 
 
@@ -346,7 +346,7 @@ def open_run(
     """
     if oof is None and test:
         raise PipelineError("--test can only be used with --oof, for external predictions; in a recipe, set arrays.")
-    budget = None if time is None else _budget_of(time, quick, oof, assignments or [])
+    budget = None if time is None else budget_of(time, quick, oof, assignments or [])
     if oof is not None:
         loaded, folder = recipe_of_arrays(recipe, competition, oof, test, assignments or []), Path.cwd()
     else:
@@ -364,76 +364,8 @@ def open_run(
     words = [recipe, *["--quick"] * quick, *[word for pair in given.items() if pair[1] for word in pair if word]]
     words += [word for assignment in assignments or [] for word in ("--set", assignment)]
     run = Run(loaded, load_competition(loaded.competition), run_name, tuple(words), budget)
-    _check_submission(run)
-    _ = run.never  # raises an error now if a class is unknown
-    if loaded.trains:
-        weights, reason = loaded.model.weights, run.competition.forbids_pretrained
-        if reason and weights != "none":
-            raise PipelineError(f"model.weights is {weights}, but {reason}: set model.weights=none.")
-        loaded.loss.terms(run.competition.kind, loaded.model.presence, loaded.model.separates)
-        _check_instances(run)
+    check_run(run)
     return run
-
-
-def _budget_of(time: str, quick: bool, oof: str | None, assignments: list[str]) -> float:
-    """Returns the seconds of `--time`.
-
-    Raises:
-        PipelineError: the text is not a duration, or another option contradicts it.
-    """
-    from pipeline.core import deadline
-
-    if other := "--quick" if quick else "--oof" if oof else "":
-        raise PipelineError(f"--time plans a training, and {other} does not fit to it: leave one of the two out.")
-    if fixed := [key for text in assignments if (key := text.partition("=")[0].strip()) in PLANNED]:
-        raise PipelineError(
-            f"--time plans {fixed[0]} itself: leave --set {fixed[0]} out, or use --stop-after, which runs the recipe "
-            "as it is and stops before the time is over."
-        )
-    return deadline.budget_of(time)
-
-
-def _check_instances(run: Run) -> None:
-    """Checks that touching objects can be separated in this competition, if the recipe asks for it."""
-    competition, instances = run.competition, run.recipe.model.instances
-    if instances == "none":
-        return
-    windows = isinstance(competition, RleCsv) and competition.windows
-    if competition.kind == "multiclass" or windows:
-        what = (
-            "cut into windows, whose edges cut objects" if windows else "labelled with one class per pixel (multiclass)"
-        )
-        raise PipelineError(
-            f"model.instances is {instances}, and the images of {competition.name} are {what}; separators need binary "
-            "or multilabel masks of whole images: set model.instances=none."
-        )
-
-
-def check_name(name: str) -> str:
-    """Returns the name of a run unchanged if it is valid.
-
-    Raises:
-        PipelineError: the name is not a plain file name, or is reserved.
-    """
-    if " " in name or name_fault(name):
-        raise PipelineError(f"--name {name[:130]!r}: expected a plain file name without spaces or slashes.")
-    if name in ("outliers", "raw") or name.startswith("pixels_"):
-        raise PipelineError(
-            f"--name {name!r}: this name is reserved, because the pipeline uses it for a folder beside those of runs; "
-            "choose another name."
-        )
-    return name
-
-
-def _check_submission(run: Run) -> None:
-    """Checks that an existing submission of this name does not belong to another competition."""
-    competition = read_record(run.record).get("competition")
-    of = competition.get("name") if isinstance(competition, dict) else None
-    if of not in (None, run.competition.name):
-        raise PipelineError(
-            f"{shown(run.submission)} is a submission to {of}, and {run.name} is a run of {run.competition.name}: give "
-            "this run another --name."
-        )
 
 
 def describe(run: Run) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from pipeline.core.driver import run_stage
 from pipeline.core.engine import Engine, Needs, Unit
 from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import shown, write_text
-from pipeline.core.run import Run, check_name, open_run
+from pipeline.core.run import Run, open_run
+from pipeline.core.run_checks import check_name
 from pipeline.masks.metrics import final_metric
 from pipeline.sweep.space import Space, combinations, described, of_recipe, parse, single_changes
 from pipeline.sweep.trial import Trial, run_trial

@@ -12,7 +12,8 @@ from benchmarks.reliability import malicious
 from pipeline.core import tables
 from pipeline.core.config.settings import override, read_yaml
 from pipeline.core.errors import PipelineError
-from pipeline.core.run import check_name, open_run
+from pipeline.core.run import open_run
+from pipeline.core.run_checks import check_name
 from pipeline.core.tables import as_written, read_csv, write_for_people
 
 

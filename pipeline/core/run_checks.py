@@ -1,0 +1,89 @@
+"""Checks of a run and its options that need no files but those of the run itself."""
+
+from typing import TYPE_CHECKING
+
+from pipeline.core import deadline
+from pipeline.core.config.places import name_fault
+from pipeline.core.config.raw_layouts import RleCsv
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_record, shown
+from pipeline.core.plan import PLANNED
+
+if TYPE_CHECKING:
+    from pipeline.core.run import Run
+
+
+def check_run(run: "Run") -> None:
+    """Checks that the settings of a run fit together and to its competition.
+
+    Raises:
+        PipelineError: they do not, or the run's submission belongs to another competition.
+    """
+    _check_submission(run)
+    _ = run.never  # raises an error now if a class is unknown
+    recipe = run.recipe
+    if recipe.trains:
+        weights, reason = recipe.model.weights, run.competition.forbids_pretrained
+        if reason and weights != "none":
+            raise PipelineError(f"model.weights is {weights}, but {reason}: set model.weights=none.")
+        recipe.loss.terms(run.competition.kind, recipe.model.presence, recipe.model.separates)
+        _check_instances(run)
+
+
+def budget_of(time: str, quick: bool, oof: str | None, assignments: list[str]) -> float:
+    """Returns the seconds of `--time`.
+
+    Raises:
+        PipelineError: the text is not a duration, or another option contradicts it.
+    """
+    if other := "--quick" if quick else "--oof" if oof else "":
+        raise PipelineError(f"--time plans a training, and {other} does not fit to it: leave one of the two out.")
+    if fixed := [key for text in assignments if (key := text.partition("=")[0].strip()) in PLANNED]:
+        raise PipelineError(
+            f"--time plans {fixed[0]} itself: leave --set {fixed[0]} out, or use --stop-after, which runs the recipe "
+            "as it is and stops before the time is over."
+        )
+    return deadline.budget_of(time)
+
+
+def _check_instances(run: "Run") -> None:
+    """Checks that touching objects can be separated in this competition, if the recipe asks for it."""
+    competition, instances = run.competition, run.recipe.model.instances
+    if instances == "none":
+        return
+    windows = isinstance(competition, RleCsv) and competition.windows
+    if competition.kind == "multiclass" or windows:
+        what = (
+            "cut into windows, whose edges cut objects" if windows else "labelled with one class per pixel (multiclass)"
+        )
+        raise PipelineError(
+            f"model.instances is {instances}, and the images of {competition.name} are {what}; separators need binary "
+            "or multilabel masks of whole images: set model.instances=none."
+        )
+
+
+def check_name(name: str) -> str:
+    """Returns the name of a run unchanged if it is valid.
+
+    Raises:
+        PipelineError: the name is not a plain file name, or is reserved.
+    """
+    if " " in name or name_fault(name):
+        raise PipelineError(f"--name {name[:130]!r}: expected a plain file name without spaces or slashes.")
+    if name in ("outliers", "raw") or name.startswith("pixels_"):
+        raise PipelineError(
+            f"--name {name!r}: this name is reserved, because the pipeline uses it for a folder beside those of runs; "
+            "choose another name."
+        )
+    return name
+
+
+def _check_submission(run: "Run") -> None:
+    """Checks that an existing submission of this name does not belong to another competition."""
+    competition = read_record(run.record).get("competition")
+    of = competition.get("name") if isinstance(competition, dict) else None
+    if of not in (None, run.competition.name):
+        raise PipelineError(
+            f"{shown(run.submission)} is a submission to {of}, and {run.name} is a run of {run.competition.name}: give "
+            "this run another --name."
+        )
