@@ -207,7 +207,7 @@ def review(
 
 
 @app.command()
-@with_options(without=("strict", "as_json", "competition", "oof", "test"))
+@with_options(without=("strict", "as_json", "oof", "test"))
 def export(
     recipe: RecipeName,
     target: Annotated[

@@ -40,7 +40,7 @@ OPTIONS = {
     "check": {"--competition", "--strict"},
     "score": {"--competition", "--json"},
     "download": set(),
-    "export": RUN | {"--folds", "--time", "--to", "--format"},
+    "export": RUN | {"--folds", "--time", "--competition", "--to", "--format"},
     "submit": RUN
     | ELSEWHERE
     | {"-m", "--message", "-k", "--kernel", "-v", "--kernel-version", "--file", "--yes", "--force", "--wait"},
