@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 BEFORE = STAGES[: STAGES.index("train")]
 AFTER = STAGES[STAGES.index("train") + 1 :]
 FIRST = "-first"
+STILL_MISSING = (0.3, 0.6)
+"""What a main run lacks to a perfect score, as a share of what its first run lacked: the smallest and the largest share
+that were measured (benchmarks/RESULTS.md)."""
 MOST_AT_ONCE = 64
 """The largest number of trainings at the same time that a plan takes into account."""
 NOTED_EVERY = 10.0
@@ -181,6 +184,8 @@ def _plan_main(job: Job, opened: "Run", first: "Run") -> bool:
     from pipeline.core.console import say
     from pipeline.core.files import write_json
     from pipeline.core.plan import read_plan
+    from pipeline.core.results import honest_score, read_scored
+    from pipeline.masks.metrics import metric_of
     from pipeline.plan.decide import main_plan
 
     plan = main_plan(opened.recipe, _facts(job, opened), _measured(first))
@@ -189,6 +194,13 @@ def _plan_main(job: Job, opened: "Run", first: "Run") -> bool:
     write_json(opened.plan, plan.model_dump())
     for line in told(plan, read_plan(first.plan), job.clock.left):
         say(line)
+    if metric_of(opened.competition).higher_is_better:
+        score = honest_score(read_scored(first.folder))
+        low, high = (1 - share * (1 - score) for share in reversed(STILL_MISSING))
+        say(
+            f"  expected: {opened.competition.metric} {low:.2f} to {high:.2f}, honest, as on the data of "
+            "benchmarks/RESULTS.md (Runs that plan themselves)"
+        )
     return True
 
 
