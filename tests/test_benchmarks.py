@@ -2,12 +2,14 @@
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import REPOSITORY
 
 from benchmarks import __main__ as command
+from benchmarks import step_profile
 from benchmarks.suite import ELSEWHERE, SUITE, Benchmark, Need
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
@@ -27,6 +29,23 @@ def test_every_benchmark_is_in_the_table_or_said_to_be_elsewhere() -> None:
 def _source(folder: Path, name: str) -> str:
     path = folder / f"{name}.py"
     return (path if path.exists() else folder / name / "__main__.py").read_text(encoding="utf-8")
+
+
+def test_every_event_of_a_profile_is_in_one_row() -> None:
+    def event(name: str, seconds: float, inside: Any = None) -> Any:
+        return SimpleNamespace(name=name, self_cpu_time_total=1e6 * seconds, cpu_parent=inside)
+
+    step = event("Optimizer.step#AdamW.step", 0.1)  # it holds the forward and backward pass
+    loss = event("loss", 0.2, step)
+    events = [step, loss, event("aten::copy_", 0.3, loss), event("aten::mkldnn_convolution", 1, step)]
+    events += [event("aten::convolution_backward", 2, step), event("aten::_fused_adamw_", 0.5, step)]
+    rows = step_profile.rows_of_events([*events, event("aten::clamp", 0.4)], 5.0)
+    assert rows["loss"] == pytest.approx(0.5) and rows["optimiser"] == 0.5 and rows[step_profile.OTHERS] == 0.4
+    assert rows[step_profile.PYTHON] == pytest.approx(0.1 + 0.5) and sum(rows.values()) == pytest.approx(5)
+    assert set(rows) <= set(step_profile.ROWS)
+    measured = step_profile.Measured(steps=2, timed=4.0, profiled=5.0, rows=rows)
+    assert measured.convolutions == pytest.approx(0.6)
+    assert "| above the convolutions | 67% of their time |" in step_profile.lines({"network": measured})
 
 
 def test_the_table_says_what_failed_and_what_was_skipped(

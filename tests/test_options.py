@@ -31,6 +31,7 @@ OPTIONS = {
     "encode": RUN | ELSEWHERE | HOW | EVENTS | {"--strict"},
     "report": RUN | ELSEWHERE | HOW | EVENTS | {"--compare"},
     "review": RUN | ELSEWHERE | {"--port", "--no-browser"},
+    "export": RUN | {"--folds", "--to", "--format"},
     "status": RUN | ELSEWHERE,
     "compare": {"--json"},
     "sweep": RUN | ENGINE | {"--over", "--trials", "--no-prune", "--folds", "--verbose", "-v", "--quiet", "-q"},

@@ -136,4 +136,4 @@ def _infer(request: Any, pixels: Tensor) -> Output:
     results = request.infer([np.ascontiguousarray(pixels.numpy())])
     # the memory of the results is used again by the next batch
     mask, *presence = [torch.from_numpy(results[number].astype(np.float32)) for number in range(len(results))]
-    return Output(mask, *presence[:1])
+    return Output(mask, presence[0] if presence else None)

@@ -26,7 +26,8 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def run(split: Run) -> Run:
     tune, train = {"method": "fixed", "threshold": 0.3}, {"folds": [0]}
     changes: dict[str, Any] = {"tune": tune, "predict": {"tta": "none"}, "train": train}
-    return finished.finished(split, "exported", **changes)
+    run = finished.with_summaries(predicted.with_weights(predicted.named(split, "exported", **changes)))
+    return predicted.go(run, "validate", "tune", "predict")
 
 
 def test_the_example_gives_the_predictions_of_the_pipeline(run: Run, tmp_path: Path) -> None:

@@ -22,8 +22,10 @@ CPU = Compute("cpu", "32-true", "a test")
 @pytest.fixture
 def network() -> SegmentationNetwork:
     torch.manual_seed(0)
-    options = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
-    settings = ModelSettings(encoder="mobilenet_v2", weights="none", presence=True, options=options)
+    options = {"channels": [4, 8, 8]}
+    settings = ModelSettings(
+        architecture="ConfigurableUnet", encoder="plain", weights="none", presence=True, options=options
+    )
     return SegmentationNetwork(build(settings, 1, 1, None), 1, "unit", 255, classes=1).eval()
 
 
