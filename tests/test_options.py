@@ -31,7 +31,7 @@ OPTIONS = {
     "encode": RUN | ELSEWHERE | HOW | EVENTS | {"--strict"},
     "report": RUN | ELSEWHERE | HOW | EVENTS | {"--compare"},
     "review": RUN | ELSEWHERE | {"--port", "--no-browser"},
-    "export": RUN | {"--folds", "--to", "--format"},
+    "export": RUN | {"--folds", "--time", "--competition", "--to", "--format"},
     "status": RUN | ELSEWHERE,
     "compare": {"--json"},
     "sweep": RUN | ENGINE | {"--over", "--trials", "--no-prune", "--folds", "--verbose", "-v", "--quiet", "-q"},
@@ -41,7 +41,6 @@ OPTIONS = {
     "check": {"--competition", "--strict"},
     "score": {"--competition", "--json"},
     "download": set(),
-    "export": RUN | {"--folds", "--time", "--competition", "--to", "--format"},
     "submit": RUN
     | ELSEWHERE
     | {"-m", "--message", "-k", "--kernel", "-v", "--kernel-version", "--file", "--yes", "--force", "--wait"},
