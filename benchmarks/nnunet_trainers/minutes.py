@@ -63,6 +63,8 @@ class TimedTrainer(nnUNetTrainer):
             self.print_to_log_file(f"{len(outputs)} training batches and {len(batches)} held-out batches")
             self.on_epoch_end()
             validation = monotonic() - trained
+            if monotonic() - begin >= budget:  # one batch takes longer than an epoch should
+                break
         self.on_train_end()
 
     def _seconds_before(self) -> float:
