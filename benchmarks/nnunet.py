@@ -1,23 +1,27 @@
-"""nnU-Net v2 on our folds, and our `tune` on its out-of-fold predictions.
+"""nnU-Net v2 on our folds for a given time, and our `tune` on its out-of-fold predictions.
 
 nnU-Net is installed in its own environment (`pip install nnunetv2`, here 2.8.1), which has the commands nnUNetv2_…:
 
     export nnUNet_raw=nnunet/raw nnUNet_preprocessed=nnunet/preprocessed nnUNet_results=nnunet/results
+    export nnUNet_extTrainer=benchmarks/nnunet_trainers
     python -m pipeline run tgs-salt --to split
     python -m benchmarks.nnunet export tgs-salt $nnUNet_raw --dataset 501
     nnUNetv2_plan_and_preprocess -d 501 -c 2d --verify_dataset_integrity
-    for fold in 0 1 2 3 4; do nnUNetv2_train 501 2d $fold -tr nnUNetTrainer_20epochs --npz; done
-    trained=$nnUNet_results/Dataset501_TgsSalt/nnUNetTrainer_20epochs__nnUNetPlans__2d
-    python -m benchmarks.nnunet collect tgs-salt $trained nnunet/oof.npy
+    nnUNetv2_train 501 2d 0 -tr nnUNetTrainer_20minutes --npz
+    trained=$nnUNet_results/Dataset501_TgsSalt/nnUNetTrainer_20minutes__nnUNetPlans__2d
+    python -m benchmarks.nnunet collect tgs-salt $trained nnunet/oof.npy --folds 0
     python -m pipeline tune nnunet --competition tgs-salt --oof nnunet/oof.npy
+    python -m pipeline run tgs-salt --set model.weights=none --set 'train.folds=[0]' --time 20m
+    python -m pipeline compare nnunet tgs-salt-20m
 
-work/tgs-salt/nnunet/postprocess.json then has the untuned, tuned and nested scores of its predictions. The last line
-can be a recipe too: `{competition: tgs-salt, arrays: {oof: nnunet/oof.npy}}` (docs/bring-your-own.md).
+work/tgs-salt/nnunet/postprocess.json then has the untuned, tuned and nested scores of its predictions. The line with
+`tune` can be a recipe too: `{competition: tgs-salt, arrays: {oof: nnunet/oof.npy}}` (docs/bring-your-own.md).
 
-nnU-Net has trainers of 1, 5, 10, 20, 50, 100 and 250 epochs (nnUNetTrainer_1epoch, nnUNetTrainer_5epochs, …) of 250
-batches each, and prints the time of every epoch. For equal time, take the trainer that lasts as long as ours on the
-device. For a test without a GPU, `--limit 8` exports and collects eight images of each fold, and nnUNetv2_train takes
-`-device cpu`. Fewer batches per epoch need your own trainer class, in a folder that $nnUNet_extTrainer names.
+nnUNetTrainer_<number>minutes (benchmarks/nnunet_trainers/minutes.py) ends after that time on any device. On a CPU, add
+`-device cpu` to nnUNetv2_train, and set OMP_NUM_THREADS to the number of threads, nnUNet_def_n_proc=1 and, for training
+alone, nnUNet_n_proc_DA=0, which augments in the same process. nnU-Net plans for 8 GB of GPU memory, here 130 images per
+batch; `-gpu_memory_target 0.5 -overwrite_plans_name nnUNetPlans_halfGB` plans 17, and `-p nnUNetPlans_halfGB` trains
+so. For a quick test, `--limit 8` exports and collects eight images of each fold.
 
 export   reads   work/<competition>/images.parquet, folds/<competition>.csv, the raw images
          writes  NNUNET_RAW/Dataset<number>_<Competition>/ {imagesTr, labelsTr, imagesTs, dataset.json}: images with the
