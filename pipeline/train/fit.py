@@ -25,7 +25,7 @@ from pipeline.masks.metrics import metric_of
 from pipeline.networks import models, normalization
 from pipeline.networks.device import Compute, explain_memory
 from pipeline.networks.weights import read_trained
-from pipeline.train import callbacks, collectives, devices, trackers
+from pipeline.train import callbacks, collectives, devices, feature_cache, trackers
 from pipeline.train.batches import loaders, sampling
 from pipeline.train.batches.dataset import TrainDataset
 from pipeline.train.batches.sharing import Share
@@ -87,6 +87,7 @@ def _fit(
     if place.devices > 1:
         collectives.synchronize_norms(network, compute.accelerator == "cpu")
     network.to(memory_format=torch.channels_last)
+    feature_cache.install(network, run, member, len(chosen.train) + len(chosen.valid))
     if run.recipe.train.compile:
         network.compile()
     ids = images["image_id"].tolist()

@@ -166,7 +166,7 @@ def preflight(run: Run) -> None:
     with loading_torch():
         from pipeline.networks import device, models, weights
         from pipeline.networks.transforms import Preprocess
-        from pipeline.train import devices, losses, optimization, trackers
+        from pipeline.train import devices, feature_cache, losses, optimization, trackers
         from pipeline.train.batches.augment import Augmentation
         from pipeline.train.batches.device_augment import device_augmentation
         from pipeline.train.batches.mix import Mixer
@@ -181,6 +181,7 @@ def preflight(run: Run) -> None:
     network = models.build(run.recipe.model, run.recipe.image.channels, len(run.competition.classes), source)
     optimization.build_optimizer(run.recipe.train, *split_parameters(network))
     losses.check(run)
+    feature_cache.check(run.recipe)
     separators.check(run)
     Mixer(run.recipe.train.mix, run.competition.kind, len(run.competition.classes), [0], np.zeros(1, int))
     trackers.trackers(run, run.folder)
