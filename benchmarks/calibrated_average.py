@@ -61,7 +61,7 @@ def table_of(kind: str, levels: Levels, groups: np.ndarray) -> np.ndarray:
 def average(kind: str, predictions: list[np.ndarray], masks: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Returns the mean (N, H, W) float32 from 0 to 1 of several predictions (N, H, W) uint8, each calibrated first."""
     if kind == "as they are":
-        return np.mean([array / np.float32(LEVELS - 1) for array in predictions], axis=0, dtype=np.float32)
+        return np.asarray(np.mean([array / np.float32(LEVELS - 1) for array in predictions], axis=0, dtype=np.float32))
     half = np.random.default_rng(0).permutation(np.arange(len(np.unique(groups))) % 2)
     part = half[np.unique(groups, return_inverse=True)[1]]
     total = np.zeros(masks.shape, np.float32)

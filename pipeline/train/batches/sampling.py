@@ -28,9 +28,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, position) pairs in a new random order in each epoch; Lightning calls set_epoch.
 
     Without weights every position occurs once. With weights, an epoch has the same length, and each position occurs in
-    proportion to its weight, rounded down or up. With `last_weights`, the weights move linearly to these, which the last
-    of `epochs` epochs has. With groups, each batch of `batch_size` consecutive positions has at most one position per
-    group. The n-th repetition of a position is yielded as position + n · length.
+    proportion to its weight, rounded down or up. With `last_weights`, the weights move linearly to these, which the
+    last of `epochs` epochs has. With groups, each batch of `batch_size` consecutive positions has at most one position
+    per group. The n-th repetition of a position is yielded as position + n · length.
     """
 
     def __init__(
