@@ -119,9 +119,10 @@ class FeatureCache:
         new = {name: number for number, name in enumerate(names) if name not in self.rows}
         if new:
             outputs, _ = pytree.tree_flatten(self.compute(images[list(new.values())]))
-            features = [value.flatten(1).half().cpu() for value in outputs if _is_stored(value, images)]
+            features = [value.flatten(1).float().cpu().numpy() for value in outputs if _is_stored(value, images)]
+            largest = float(np.finfo(np.float16).max)
             self.reader.seek(0, 2)
-            self.reader.write(torch.cat(features, 1).numpy().tobytes())
+            self.reader.write(np.concatenate(features, 1).clip(-largest, largest).astype(np.float16).tobytes())
             self.writer.write(b"".join(new))
             self.rows |= {name: len(self.rows) + number for number, name in enumerate(new)}
         return [self.rows[name] for name in names]
