@@ -21,7 +21,7 @@ from pipeline.core.config.recipe import Recipe
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import make_folder, require_space
 from pipeline.core.run import Member, Run
-from pipeline.networks.models import encoder_of
+from pipeline.networks.models import SegmentationNetwork, encoder_of, padded
 
 FEATURES, KEYS = "features.bin", "features.keys"
 KEY = 16
@@ -60,7 +60,7 @@ def check(recipe: Recipe) -> None:
         )
 
 
-def install(network: Module, run: Run, member: Member, images: int) -> None:
+def install(network: SegmentationNetwork, run: Run, member: Member, images: int) -> None:
     """Makes the encoder of a network use stored features if the recipe asks for it.
 
     Args:
@@ -73,7 +73,9 @@ def install(network: Module, run: Run, member: Member, images: int) -> None:
     if not run.recipe.model.cache_features or encoder is None:
         return
     variants = np.prod([VARIANTS[name] for entry in run.recipe.augment for name in entry], dtype=int)
-    cache = FeatureCache(encoder, run.fold_folder(member.fold, member.seed), images * min(MOST, int(variants)))
+    height, width = (padded(side, network.stride, network.smallest) for side in run.recipe.image.size)
+    folder, distinct = run.fold_folder(member.fold, member.seed), images * min(MOST, int(variants))
+    cache = FeatureCache(encoder, folder, (height, width), distinct)
     encoder.forward = lambda pixels: cache(pixels)  # a function, because copies of the network share it
 
 
@@ -84,16 +86,18 @@ class FeatureCache:
     ones. A feature that is the input itself is not stored.
     """
 
-    def __init__(self, encoder: Module, folder: Path, expected: int) -> None:
-        """Takes a frozen encoder, the folder of the files, and the number of images that are expected."""
-        self.compute, self.folder, self.expected = encoder.forward, folder, expected
+    def __init__(self, encoder: Module, folder: Path, size: tuple[int, int], expected: int) -> None:
+        """Takes a frozen encoder, the folder of the files, and the size and expected number of distinct images."""
+        self.compute, self.folder, self.size, self.expected = encoder.forward, folder, size, expected
         self.rows: dict[bytes, int] = {}
         self.layout: Layout | None = None
         make_folder(folder)
 
     def __call__(self, images: Tensor) -> Any:
-        """Returns the features of images (N, C, H, W), structured as the encoder returns them. All calls must have
-        images of one size."""
+        """Returns the features of images (N, C, H, W), structured as the encoder returns them. Nothing is stored for
+        images of another size, nor in torch.jit.trace."""
+        if images.shape[2:] != self.size or torch.jit.is_tracing():
+            return self.compute(images)
         with torch.no_grad():
             if self.layout is None:
                 self.layout = Layout.of(self.compute(images[:1]), images)

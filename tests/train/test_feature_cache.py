@@ -38,7 +38,7 @@ def test_features_are_computed_once(tmp_path: Path, half: bool) -> None:
     encoder, images = Encoder().eval(), torch.randn(5, 3, 8, 12)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         expected = tensors(encoder(images))
-    cache, encoder.seen = FeatureCache(encoder, tmp_path, 10), 0
+    cache, encoder.seen = FeatureCache(encoder, tmp_path, (8, 12), 10), 0
     for batch in ([0, 1, 1], [1, 2], [2, 0, 1]):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             found = cache(images[batch])
@@ -47,18 +47,20 @@ def test_features_are_computed_once(tmp_path: Path, half: bool) -> None:
             torch.testing.assert_close(value, wanted[batch], rtol=1e-2 if half else 1e-3, atol=1e-3)
             assert not value.requires_grad
     assert encoder.seen == 1 + 3  # the first image also shows the shapes
+    cache(images[..., :8])
+    assert encoder.seen == 1 + 3 + 5  # another size is not stored
 
 
 @pytest.mark.parametrize("lost", ["key", "feature"])
 def test_continues_after_a_kill(tmp_path: Path, lost: str) -> None:
     torch.manual_seed(0)
     encoder, images = Encoder().eval(), torch.randn(4, 3, 8, 8)
-    before = tensors(FeatureCache(encoder, tmp_path, 10)(images[:3]))
+    before = tensors(FeatureCache(encoder, tmp_path, (8, 8), 10)(images[:3]))
     name, size = ("features.keys", KEY - 3) if lost == "key" else ("features.bin", 7)
     file = tmp_path / name
     file.write_bytes(file.read_bytes()[:-size])
     encoder.seen = 0
-    after = tensors(FeatureCache(encoder, tmp_path, 10)(images))
+    after = tensors(FeatureCache(encoder, tmp_path, (8, 8), 10)(images))
     assert encoder.seen == 1 + 2
     for value, wanted in zip(after, before, strict=True):
         torch.testing.assert_close(value[:3], wanted, rtol=1e-3, atol=1e-3)
