@@ -28,8 +28,10 @@ from benchmarks.variants import Experiment, load
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, root
 from pipeline.core.run import Run, open_run
+from pipeline.decode import table
 from pipeline.masks.geometry import IGNORE
 from pipeline.masks.ranking import LEVELS
+from pipeline.split.folds import groups_of, read_folds
 from pipeline.tune.calibration import Levels, calibrate
 
 AVERAGES = ("as they are", "Platt", "isotonic")
@@ -82,11 +84,10 @@ def predicted(run: Run, fold: int, seed: int) -> tuple[np.ndarray, pd.DataFrame]
 
 def masks_of(run: Run, ids: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the masks (N, H, W) uint8 of images at the network's size, and their groups (N,)."""
-    images = pd.read_parquet(run.table, columns=["image_id"])["image_id"].astype(str)
-    rows = pd.Index(images).get_indexer(ids)
-    scores = pd.read_csv(run.folder / "oof_scores.csv", dtype={"image_id": str, "group": str}, keep_default_na=False)
-    groups = scores.set_index("image_id")["group"].loc[ids].to_numpy()
-    return np.load(run.pixels / "train_masks.npy", mmap_mode="r")[rows, 0], groups
+    images = table.read_table(run.table, "train")
+    rows = pd.Index(images["image_id"].astype(str)).get_indexer(ids)
+    masks = np.load(run.pixels / "train_masks.npy", mmap_mode="r")[rows, 0]
+    return masks, groups_of(images, read_folds(run))[rows]
 
 
 def tuned(run: Run, name: str, mean: np.ndarray, index: pd.DataFrame, fold: int) -> Run:
