@@ -3,12 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
+from conftest import Tiny
+from safetensors.torch import save_file
 from torch import Tensor
+from trainings import named, prepare, train
 
 from pipeline.core.config.recipe import Recipe
 from pipeline.core.errors import PipelineError
+from pipeline.core.trainings import history_of
 from pipeline.train import feature_cache
 from pipeline.train.feature_cache import KEY, FeatureCache
 
@@ -74,3 +80,17 @@ def test_needs_few_distinct_images() -> None:
     wrong = {"augment": [*flips, {"RandomGamma": {}}], "train": {"half_size": 0.5}}
     with pytest.raises(PipelineError, match=r"it has RandomGamma\); train\.half_size=0"):
         feature_cache.check(Recipe(**settings | wrong))
+
+
+def test_a_training_learns_the_same(tiny: Tiny) -> None:
+    weights = tiny.root / "encoder.safetensors"
+    torch.manual_seed(0)
+    save_file(smp.encoders.get_encoder("mobilenet_v2", depth=3, weights=None).state_dict(), weights)
+    model = {"encoder": "mobilenet_v2", "weights": str(weights), "freeze": "all", "cache_features": True}
+    options = {"channels": None, "encoder_depth": 3, "decoder_channels": [8, 8, 8]}
+    flips = {"model": {**model, "options": options}, "augment": [{"HorizontalFlip": {"p": 0.5}}]}
+    run = train(prepare(tiny, {"train": {"folds": [0]}}, flips))
+    other = train(named(run, "computed", {"model": {"cache_features": False}}))
+    losses = [history_of(one.fold_folder(0) / "history.json")["valid/loss"].to_numpy() for one in (run, other)]
+    np.testing.assert_allclose(*losses, rtol=5e-3)
+    assert not list(run.folder.rglob("features.*"))
