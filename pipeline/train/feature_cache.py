@@ -3,7 +3,8 @@
 
 An image is recognised by a hash of its normalised pixels. Without random augmentation other than flips and quarter
 turns, there are few distinct images, and after the first epochs only the decoder is computed. The features lie as
-float16 in the training's folder, in a file that only grows: a killed training continues with what it has stored.
+float16 in the training's folder, in a file that only grows and whose name depends on the encoder's weights: a killed
+training continues with what it has stored.
 """
 
 import hashlib
@@ -23,7 +24,6 @@ from pipeline.core.files import make_folder, require_space
 from pipeline.core.run import Member, Run
 from pipeline.networks.models import SegmentationNetwork, encoder_of, padded
 
-FEATURES, KEYS = "features.bin", "features.keys"
 KEY = 16
 """Bytes of a hash."""
 VARIANTS = {"HorizontalFlip": 2, "VerticalFlip": 2, "Transpose": 2, "RandomRotate90": 4, "D4": 8}
@@ -89,6 +89,7 @@ class FeatureCache:
     def __init__(self, encoder: Module, folder: Path, size: tuple[int, int], expected: int) -> None:
         """Takes a frozen encoder, the folder of the files, and the size and expected number of distinct images."""
         self.compute, self.folder, self.size, self.expected = encoder.forward, folder, size, expected
+        self.name = f"features_{size[0]}x{size[1]}_{_fingerprint(encoder)}"
         self.rows: dict[bytes, int] = {}
         self.layout: Layout | None = None
         make_folder(folder)
@@ -107,7 +108,7 @@ class FeatureCache:
     def _open(self, size: int) -> None:
         """Reads which images are stored, and drops a last one whose writing was interrupted."""
         require_space(self.folder, size * self.expected, "stored features", "image.size, or model.cache_features=false")
-        features, keys = self.folder / FEATURES, self.folder / KEYS
+        features, keys = (self.folder / f"{self.name}.{kind}" for kind in ("bin", "keys"))
         known = keys.read_bytes() if keys.exists() else b""
         whole = min(len(known) // KEY, features.stat().st_size // size if features.exists() else 0)
         self.rows = {known[KEY * row : KEY * (row + 1)]: row for row in range(whole)}
@@ -169,6 +170,14 @@ class Layout:
             outputs.append(values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values)
             first = last
         return pytree.tree_unflatten(outputs, self.structure)
+
+
+def _fingerprint(encoder: Module) -> str:
+    """Returns a hash of the weights of an encoder, as 16 hexadecimal digits."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for value in encoder.state_dict().values():
+        hashed.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def _is_stored(value: Any, images: Tensor) -> bool:

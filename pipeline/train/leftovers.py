@@ -24,7 +24,7 @@ def has_weights(step: Step) -> bool:
 def remove_unfinished(step: Step) -> None:
     """Removes the checkpoints and features of a finished training, and then started.json, which identifies them."""
     folder = step.manifest.parent
-    for path in [*folder.glob("*.ckpt"), *folder.glob(".*.partial"), *folder.glob("features.*"), started(step)]:
+    for path in [*folder.glob("*.ckpt"), *folder.glob(".*.partial"), *folder.glob("features_*"), started(step)]:
         path.unlink(missing_ok=True)
 
 

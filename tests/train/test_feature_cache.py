@@ -60,14 +60,17 @@ def test_continues_after_a_kill(tmp_path: Path, lost: str) -> None:
     torch.manual_seed(0)
     encoder, images = Encoder().eval(), torch.randn(4, 3, 8, 8)
     before = tensors(FeatureCache(encoder, tmp_path, (8, 8), 10)(images[:3]))
-    name, size = ("features.keys", KEY - 3) if lost == "key" else ("features.bin", 7)
-    file = tmp_path / name
+    kind, size = ("keys", KEY - 3) if lost == "key" else ("bin", 7)
+    (file,) = tmp_path.glob(f"features_*.{kind}")
     file.write_bytes(file.read_bytes()[:-size])
     encoder.seen = 0
     after = tensors(FeatureCache(encoder, tmp_path, (8, 8), 10)(images))
     assert encoder.seen == 1 + 2
     for value, wanted in zip(after, before, strict=True):
         torch.testing.assert_close(value[:3], wanted, rtol=1e-3, atol=1e-3)
+    encoder.convolution.bias.data += 1
+    changed = tensors(FeatureCache(encoder, tmp_path, (8, 8), 10)(images))
+    assert (changed[1] - after[1] > 0.9).all()  # features of other weights are not used
 
 
 def test_needs_few_distinct_images() -> None:
@@ -91,4 +94,4 @@ def test_a_training_stores_features_until_it_is_done(tiny: Tiny, monkeypatch: py
     flips = {"model": {**model, "options": options}, "augment": [{"HorizontalFlip": {"p": 0.5}}]}
     run = train(prepare(tiny, {"train": {"folds": [0], "epochs": 1}}, flips))
     assert 12 <= len(caches[0].rows) <= 24  # each of the twelve images, flipped or not
-    assert not list(run.folder.rglob("features.*"))
+    assert not list(run.folder.rglob("features_*"))
