@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from pipeline.core.config.training import SamplerSettings
 from pipeline.core.errors import PipelineError
@@ -93,14 +92,3 @@ def test_the_order_belongs_to_seed_and_epoch() -> None:
         positions(other, 0)
         np.testing.assert_array_equal(positions(one, 2), positions(other, 2))
         assert (positions(one, 1) != positions(one, 2)).any()
-
-
-def test_share_of_positive_images_falls_to_that_of_the_training_set() -> None:
-    foreground = np.arange(100) < 30
-    first = weights_of(SamplerSettings(positive_share=0.8), foreground[:, None], foreground)
-    assert first is not None
-    sampler = EpochSampler(100, 3, first / first.mean(), last_weights=np.ones(100), epochs=6)
-    shares = [foreground[positions(sampler, epoch)].sum() for epoch in range(8)]
-    np.testing.assert_allclose(shares, [80, 70, 60, 50, 40, 30, 30, 30], atol=1)
-    with pytest.raises(ValidationError, match=r"needs train\.sampler\.positive_share"):
-        SamplerSettings(falling=True)

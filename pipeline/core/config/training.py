@@ -106,20 +106,11 @@ class SamplerSettings(Settings):
 
     positive_share: float | None = Field(None, gt=0, lt=1)
     """Share of images with a non-empty mask in an epoch. null: as in the training set."""
-    falling: bool = False
-    """Whether `positive_share` is only the share in the first epoch, and then moves linearly to that of the training
-    set, which the last epoch has."""
     rare_classes: float = Field(0.0, ge=0, le=1)
     """Exponent r that makes images with rare classes more frequent. The weight of an image is (share of images with its
     rarest class) ** -r. 0: all images have the same weight; 1: classes become about equally frequent."""
     one_per_group: bool = False
     """Whether a batch holds at most one image per group."""
-
-    @model_validator(mode="after")
-    def _something_falls(self) -> "SamplerSettings":
-        if self.falling and self.positive_share is None:
-            raise ValueError("train.sampler.falling needs train.sampler.positive_share, the share of the first epoch")
-        return self
 
 
 class MixSettings(Settings):

@@ -7,7 +7,6 @@ import pandas as pd
 from torch.utils.data import DataLoader
 
 from pipeline.core import other_runs
-from pipeline.core.config.training import SamplerSettings
 from pipeline.core.errors import PipelineError
 from pipeline.core.run import Member, Run
 from pipeline.masks.geometry import box_of, geometry_of
@@ -131,19 +130,11 @@ def _sampler(run: Run, train: TrainDataset, images: Any, presence: np.ndarray) -
     settings, competition = run.recipe.train.sampler, run.competition
     samples = train.samples
     positive = np.asarray(presence[:, -len(competition.foreground) :].any(1))
-    groups = None
-
-    def weights(of: SamplerSettings) -> np.ndarray | None:
-        of_images = sampling.weights_of(of, presence[:, competition.counted], positive)
-        if of_images is None:
-            return None
+    of_images = sampling.weights_of(settings, presence[:, competition.counted], positive)
+    weights = groups = None
+    if of_images is not None:
         labelled = np.ones((samples < 0).sum() // train.crops)
-        return np.tile(np.concatenate([of_images / of_images.mean(), labelled]), train.crops)
-
-    last_weights = None
-    if settings.falling:
-        last_weights = weights(settings.model_copy(update={"positive_share": None}))
-        last_weights = np.ones(len(train)) if last_weights is None else last_weights
+        weights = np.tile(np.concatenate([of_images / of_images.mean(), labelled]), train.crops)
     if settings.one_per_group:
         if not images["group"].astype(bool).any():
             raise PipelineError(
@@ -152,9 +143,7 @@ def _sampler(run: Run, train: TrainDataset, images: Any, presence: np.ndarray) -
             )
         names = images["group"].to_numpy().astype(str)
         groups = np.array([names[row] if row >= 0 else f"test {row}" for row in samples])
-    batch_size = run.recipe.train.batch_size
-    epochs = run.recipe.train.planned_epochs(-(-max(1, len(train) // batch_size) // run.recipe.train.accumulate))
-    return sampling.EpochSampler(len(train), train.seed, weights(settings), groups, batch_size, last_weights, epochs)
+    return sampling.EpochSampler(len(train), train.seed, weights, groups, run.recipe.train.batch_size)
 
 
 def plain_batches(dataset: TrainDataset, batch_size: int, share: Share) -> DataLoader:

@@ -28,25 +28,21 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, position) pairs in a new random order in each epoch; Lightning calls set_epoch.
 
     Without weights every position occurs once. With weights, an epoch has the same length, and each position occurs in
-    proportion to its weight, rounded down or up. With `last_weights`, the weights move linearly to these, which the
-    last of `epochs` epochs has. With groups, each batch of `batch_size` consecutive positions has at most one position
-    per group. The n-th repetition of a position is yielded as position + n · length.
+    proportion to its weight, rounded down or up. With groups, each batch of `batch_size` consecutive positions has at
+    most one position per group. The n-th repetition of a position is yielded as position + n · length.
     """
 
     def __init__(
         self, length: int, seed: int, weights: np.ndarray | None = None, groups: np.ndarray | None = None,
-        batch_size: int = 1, last_weights: np.ndarray | None = None, epochs: int = 1,
+        batch_size: int = 1,
     ) -> None:  # fmt: skip
         """Takes the number of positions, the seed, and optionally the weight (N,) and the group (N,) of each position.
-
-        `weights` and `last_weights` must have the same sum.
 
         Raises:
             PipelineError: there are fewer groups than images in a batch.
         """
         self.length, self.seed, self.epoch = length, seed, 0
         self.weights, self.groups, self.batch_size = weights, groups, batch_size
-        self.last_weights, self.epochs = last_weights, epochs
         if groups is not None and len(np.unique(groups)) < batch_size:
             raise PipelineError(
                 f"train.sampler.one_per_group: a batch has {batch_size} images, but there are only "
@@ -63,20 +59,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return self.length if self.groups is None else self.length // self.batch_size * self.batch_size
 
-    def _weights(self) -> np.ndarray | None:
-        """Returns the weights (N,) in the current epoch."""
-        if self.weights is None or self.last_weights is None:
-            return self.weights
-        progress = min(1.0, self.epoch / max(1, self.epochs - 1))
-        return self.weights + progress * (self.last_weights - self.weights)
-
     def _order(self) -> np.ndarray:
         random = np.random.default_rng(derive_seed(self.seed, self.epoch))
-        weights = self._weights()
-        if weights is None:
+        if self.weights is None:
             order = random.permutation(self.length)
         else:
-            order = random.permutation(resample(weights, self.length, random))
+            order = random.permutation(resample(self.weights, self.length, random))
         if self.groups is not None:
             order = one_per_group(order, self.groups, self.batch_size, random)
         # each repetition has its own number, so that it is augmented differently
