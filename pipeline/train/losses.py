@@ -72,7 +72,6 @@ class WeightedLoss(torch.nn.Module):
         terms = settings.terms(kind, presence, self.separates)
         self.weights = {name: term.weight for name, term in terms.items()}
         self.deep = settings.deep
-        self.soft_presence = bool(settings.presence and settings.presence.soft)
         self.multiclass = kind == "multiclass"
         self.losses = {
             name: _mask_loss(term, self.multiclass) for name, term in terms.items() if name not in OF_OTHER_OUTPUTS
@@ -94,8 +93,7 @@ class WeightedLoss(torch.nn.Module):
             if output.presence is None:
                 raise PipelineError("loss.presence needs logits of presence, but the network returns none.")
             truth = self._planes(masks)[0]
-            loss = _presence(self.multiclass, self.soft_presence, output.presence.float(), truth)
-            total = total + self.weights["presence"] * loss
+            total = total + self.weights["presence"] * _presence(self.multiclass, output.presence.float(), truth)
         return total
 
     def _planes(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -304,13 +302,10 @@ def _lovasz_weights(errors: torch.Tensor, truth: torch.Tensor, valid: torch.Tens
 # --- losses per image ------------------------------------------------------------------------------------------------
 
 
-def _presence(multiclass: bool, soft: bool, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def _presence(multiclass: bool, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Returns the binary cross-entropy of logits (N, C) that a class occurs among the valid pixels of an image. Images
-    without a valid pixel do not count. With `soft`, the target is the largest valid value of the mask."""
-    if soft and not multiclass:
-        truth = _labels(masks)[0].flatten(2).amax(2)
-    else:
-        truth = _foreground(multiclass, logits, masks).flatten(2).any(2).float()
+    without a valid pixel do not count."""
+    truth = _foreground(multiclass, logits, masks).flatten(2).any(2).float()
     losses = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     return _mean(losses, (masks != IGNORE).flatten(2).any(2).expand_as(logits))
 

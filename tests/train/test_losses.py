@@ -360,15 +360,6 @@ def test_presence() -> None:
     assert (loss, gradient.abs().max()) == (0, 0)
 
 
-def test_presence_of_soft_masks() -> None:
-    masks = torch.tensor([[[0.5, 0.0]], [[0.0, 0.0]], [[1.0, IGNORE]], [[IGNORE, IGNORE]]])[:, :, None]
-    output = Output(torch.zeros(4, 1, 1, 2), torch.full((4, 1), log(3)))
-    soft = WeightedLoss(LossSettings(**{"presence": {"weight": 1, "soft": True}, "bce": 1}), presence=True)
-    bce = WeightedLoss(LossSettings(**{"presence": 0, "bce": 1}), presence=True)
-    expected = ((A + B) / 2 + B + A) / 3  # the target of the first image is 0.5
-    assert (soft(output, masks) - bce(output, masks)).item() == pytest.approx(expected, rel=1e-5)
-
-
 def test_presence_of_classes() -> None:
     masks = torch.tensor([[[[2, IGNORE]]], [[[IGNORE, IGNORE]]]], dtype=torch.uint8)
     presence = torch.full((2, 3), log(3))

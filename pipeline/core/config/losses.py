@@ -85,10 +85,6 @@ class LovaszTerm(Term):
 class PresenceTerm(Term):
     """Binary cross-entropy of the presence head (`model.presence`)."""
 
-    soft: bool = False
-    """Whether the target of an image with a soft mask is the largest value of the mask, e.g. 0.5 if one of two
-    near-duplicates has an empty mask. Otherwise a class is present if a value is at least 0.5."""
-
 
 class SeparatorTerm(Term):
     """Loss of the output that separates touching objects (`model.instances`). `border`: binary cross-entropy plus Dice
