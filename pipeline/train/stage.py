@@ -154,8 +154,7 @@ def preflight(run: Run) -> None:
 
     Raises:
         PipelineError: weights are not available or do not fit; an architecture, encoder or augmentation is unknown; the
-            device does not support the precision; there are too few devices; the file of train.exclude is missing or
-            invalid.
+            device does not support the precision; there are too few devices; or train.exclude is not a valid file.
     """
     if not run.recipe.trains:
         return
