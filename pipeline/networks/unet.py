@@ -30,6 +30,9 @@ class UnetOptions(Settings):
     channels: list[PositiveInt] | None = Field(None, min_length=2)
     """For encoder `plain`: the channels of each level, the bottleneck last. There is one pooling between two levels.
     null is 64, 128, 256, 512, 1024."""
+    encoder_depth: int | None = Field(None, ge=3, le=5)
+    """The number of encoder stages that are used, each of which halves the size; not for encoder `plain`, whose
+    `channels` give their number. null is 5, or the number that the encoder has."""
     decoder_channels: list[PositiveInt] | None = None
     """The channels of each decoder block, the deepest first. null mirrors the channels of a plain encoder, and is
     256, 128, 64, 32, 16 for any other."""
@@ -79,6 +82,7 @@ class ConfigurableUnet(Module):
         *,
         presence: bool = False,
         channels: Sequence[int] | None = None,
+        encoder_depth: int | None = None,
         decoder_channels: Sequence[int] | None = None,
         skips: bool | Sequence[bool] = True,
         upsampling: str = "nearest",
@@ -244,6 +248,10 @@ def _encoder(name: str, in_channels: int, options: UnetOptions) -> tuple[Module,
             raise PipelineError(
                 "model.options.stem_pool is false, but encoder plain has no pool in its stem: remove the setting."
             )
+        if options.encoder_depth is not None:
+            raise PipelineError(
+                "model.options.encoder_depth is not for encoder plain; give its channels in model.options.channels."
+            )
         channels = options.channels or PLAIN_CHANNELS
         return PlainEncoder(in_channels, channels, options.norm), 0, channels, True
     if options.channels is not None:
@@ -251,7 +259,8 @@ def _encoder(name: str, in_channels: int, options: UnetOptions) -> tuple[Module,
             f"model.options.channels is only for encoder plain; the channels of {name} are fixed: remove the setting."
         )
     try:
-        encoder: Any = any_size(partial(smp.encoders.get_encoder, name, in_channels=in_channels), name)
+        depth = {} if options.encoder_depth is None else {"depth": options.encoder_depth}
+        encoder: Any = any_size(partial(smp.encoders.get_encoder, name, in_channels=in_channels, **depth), name)
     except Exception as error:  # smp and timm raise many types
         pass_on(error)
         raise PipelineError(f"model: ConfigurableUnet with encoder {name}: {error}") from None

@@ -25,7 +25,7 @@ from pipeline.masks.metrics import metric_of
 from pipeline.networks import models, normalization
 from pipeline.networks.device import Compute, explain_memory
 from pipeline.networks.weights import read_trained
-from pipeline.train import callbacks, collectives, devices, trackers
+from pipeline.train import callbacks, collectives, devices, feature_cache, trackers
 from pipeline.train.batches import loaders, sampling
 from pipeline.train.batches.dataset import TrainDataset
 from pipeline.train.batches.sharing import Share
@@ -73,6 +73,7 @@ def _fit(
     images = table.read_table(run.table, "train")
     tests = table.read_table(run.test_table) if run.recipe.train.pseudo else images[:0]
     network, train, valid = network_and_batches(run, member, chosen, (images, tests), source, compute, place)
+    feature_cache.install(network, run, member, len(chosen.train) + len(chosen.valid))
     share = train.batch_sampler.share
     planned = run.recipe.train.planned_epochs(-(-len(train) // run.recipe.train.accumulate))
     epochs, curve = _plan(run, member, planned)

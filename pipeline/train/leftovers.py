@@ -22,9 +22,9 @@ def has_weights(step: Step) -> bool:
 
 
 def remove_unfinished(step: Step) -> None:
-    """Removes the checkpoints of a finished training, and then started.json, which identifies them."""
+    """Removes the checkpoints and features of a finished training, and then started.json, which identifies them."""
     folder = step.manifest.parent
-    for path in [*folder.glob("*.ckpt"), *folder.glob(".*.partial"), started(step)]:
+    for path in [*folder.glob("*.ckpt"), *folder.glob(".*.partial"), *folder.glob("features_*"), started(step)]:
         path.unlink(missing_ok=True)
 
 

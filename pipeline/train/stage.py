@@ -155,8 +155,7 @@ def preflight(run: Run) -> None:
 
     Raises:
         PipelineError: weights are not available or do not fit; an architecture, encoder or augmentation is unknown; the
-            device does not support the precision; there are too few devices; the file of train.exclude is missing or
-            invalid.
+            device does not support the precision; there are too few devices; or train.exclude is not a valid file.
     """
     if not run.recipe.trains:
         return
@@ -167,7 +166,7 @@ def preflight(run: Run) -> None:
     with loading_torch():
         from pipeline.networks import device, models, weights
         from pipeline.networks.transforms import Preprocess
-        from pipeline.train import devices, losses, optimization, trackers
+        from pipeline.train import devices, feature_cache, losses, optimization, trackers
         from pipeline.train.batches.augment import Augmentation
         from pipeline.train.batches.device_augment import device_augmentation
         from pipeline.train.batches.mix import Mixer
@@ -182,6 +181,7 @@ def preflight(run: Run) -> None:
     network = models.build(run.recipe.model, run.recipe.image.channels, len(run.competition.classes), source)
     optimization.build_optimizer(run.recipe.train, *split_parameters(network))
     losses.check(run)
+    feature_cache.check(run.recipe)
     separators.check(run)
     Mixer(run.recipe.train.mix, run.competition.kind, len(run.competition.classes), [0], np.zeros(1, int))
     trackers.trackers(run, run.folder)

@@ -148,6 +148,12 @@ def test_without_the_pool_of_the_stem_features_are_twice_as_large(encoder: str) 
     usual.encoder.load_state_dict(network.encoder.state_dict())
 
 
+def test_fewer_stages() -> None:
+    network: Any = ConfigurableUnet("resnet18", encoder_depth=4, deep_supervision=True)
+    assert shapes(network, 64) == [(128, 256, 8), (64, 128, 16), (64, 64, 32), (0, 32, 64)]
+    assert len(network.train()(torch.randn(2, 3, 64, 64)).deep) == 3
+
+
 @pytest.mark.parametrize(
     ("encoder", "skips"),
     [
@@ -187,6 +193,8 @@ def test_dropout_comes_before_the_convolutions_of_each_block() -> None:
         ({"dropout_kind": "some"}, "model.options.dropout_kind is 'some'"),
         ({"attention": "cbam", "attention_reduction": 16}, "model.options.attention_reduction is 16; .* at most 4"),
         ({"attention_reduction": 0}, "model.options.attention_reduction is 0"),
+        ({"encoder_depth": 4}, "model.options.encoder_depth is not for encoder plain"),
+        ({"encoder_depth": 2}, "model.options.encoder_depth is 2"),
         ({"stem_pool": False}, "model.options.stem_pool is false, but encoder plain has no pool"),
         ({"encoder": "densenet121", "channels": None, "stem_pool": False}, "encoder densenet121 has no pool"),
         ({"encoder": "resnet18"}, "model.options.channels is only for encoder plain"),

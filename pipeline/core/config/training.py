@@ -25,6 +25,9 @@ class ModelSettings(Settings):
     """Which part of the encoder is frozen, so that it keeps its weights and BatchNorm statistics: `none`; the `stem`,
     which computes the features of the largest size; a number n of at least 1 for the stem and the first n stages, each
     of which halves the size; or `all`."""
+    cache_features: bool = False
+    """Whether the features of a frozen encoder (`freeze: all`) are computed once per distinct image and stored, in the
+    folder of the training until it is done. This needs images that are at most flipped and turned by quarters."""
     freeze_norm: bool = False
     """Whether all BatchNorm layers of the encoder keep their statistics. Their scales and shifts are still trained."""
     options: dict[str, Any] = {}
