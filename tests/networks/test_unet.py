@@ -230,7 +230,7 @@ def test_faults_in_settings(tmp_path: Path) -> None:
 
     unknown = message(options={"presence": True, "depth": 3})
     assert unknown.startswith(
-        "model.options: ConfigurableUnet has no presence, depth; it has channels, decoder_channels"
+        "model.options: ConfigurableUnet has no presence, depth; it has channels, encoder_depth, decoder_channels"
     )
     small = {"channels": [4, 8]}
     assert "encoder plain cannot load weights" in message(
