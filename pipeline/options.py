@@ -191,8 +191,9 @@ class RunOptions:
     test: Test = None
     time: Time = None
 
-    def open(self, recipe: str) -> "Run":
-        """Returns the run of a recipe that these options describe.
+    def open(self, recipe: str, follow_plan: bool = True) -> "Run":
+        """Returns the run of a recipe that these options describe, with the settings of its plan if it has one and
+        `follow_plan` is true.
 
         Raises:
             PipelineError: an option, the recipe or its competition is invalid.
@@ -207,7 +208,9 @@ class RunOptions:
             if self.competition == "sample":
                 ensure_sample(load_run("sample"))
             ensure_choice(self.competition)
-        return open_run(recipe, self.quick, self.name, self.changes, self.competition, self.oof, self.test, self.time)
+        return open_run(
+            recipe, self.quick, self.name, self.changes, self.competition, self.oof, self.test, self.time, follow_plan
+        )
 
     @property
     def changes(self) -> list[str]:

@@ -7,27 +7,31 @@ Heavy packages are imported inside the functions that need them, because the com
 """
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import running, stages
 from pipeline.core import interruption
 from pipeline.core.errors import PipelineError
+from pipeline.core.launch import launched
+from pipeline.core.plan import FIRST
 from pipeline.options import HowOptions, RunOptions
 from pipeline.stages import STAGES
 
 if TYPE_CHECKING:
     from pipeline.core.engine import Engine
-    from pipeline.core.plan import Costs, Plan
+    from pipeline.core.plan import Costs, Plan, Round
     from pipeline.core.run import Run
     from pipeline.plan.decide import Facts
 
 BEFORE = STAGES[: STAGES.index("train")]
 AFTER = STAGES[STAGES.index("train") + 1 :]
-FIRST = "-first"
 STILL_MISSING = (0.3, 0.6)
 """What a main run lacks to a perfect score, as a share of what its first run lacked: the smallest and the largest share
 that were measured (benchmarks/RESULTS.md)."""
@@ -69,9 +73,14 @@ class Clock:
         self.thread.join()
         self._note()
 
+    def reset(self) -> None:
+        """Begins again with the whole budget."""
+        self.before, self.started = 0.0, time.monotonic()
+
     def _keep_noting(self) -> None:
         while not self.ended.wait(NOTED_EVERY):
-            self._note()
+            with suppress(OSError, PipelineError):  # the stages report a full disk
+                self._note()
 
     def _note(self) -> None:
         from pipeline.core.files import write_json
@@ -102,30 +111,45 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
     """
     from rich.markup import escape
 
-    from pipeline.core import driver, events
-    from pipeline.core.console import console, say
+    from pipeline.core import events
+    from pipeline.core.console import console
     from pipeline.core.files import shown
+    from pipeline.core.lock import exclusive_lock
     from pipeline.notebook import ensure_sample
 
-    started = time.monotonic()
-    opened = options.open(recipe)
+    if others := launched():
+        raise PipelineError(f"--time cannot be used under {others.by}: start the command without it.")
+    opened = options.open(recipe, follow_plan=not how.force)
     if not opened.recipe.trains:
         raise PipelineError(f"--time plans a training, and {opened.name} does not train: leave the option out.")
-    if how.force:
-        _forget(opened)
-        opened = options.open(recipe)
+    _check_chosen(opened, options.changes)
     engine = how.open_engine()
     place = shown(opened.folder)
     console.print(f"[bold]{escape(opened.name)}[/bold]: planned for {options.time}; artefacts in {escape(place)}/")
     events.emit(events.RunStarted(opened.name, opened.competition.name, list(STAGES), place))
     ensure_sample(opened)
     interruption.work_began()
+    with exclusive_lock(opened.folder / ".locks"):  # a second process waits: two would plan for the same cores
+        _run(recipe, options, how, engine)
+
+
+def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine") -> None:
+    """Does the work of `run_in_time`, after the checks of the options."""
+    from pipeline.core import driver
+    from pipeline.core.console import say
+
+    started = time.monotonic()
+    if how.force:
+        _forget(options.open(recipe, follow_plan=False))
+    opened = options.open(recipe)
+    _require_plans(opened)
     running.check_training(opened, how.force, decodes=True)
     with Clock(opened, started) as clock:
         job = Job(recipe, options, how, engine, clock)
         for stage in BEFORE:
             driver.run_stage(opened, stage, how.force, engine=engine)
-        running.check_submission(opened)
+        if opened.competition.has_test:
+            running.check_submission(opened)
         if not opened.plan.exists() and not _plan_main(job, opened, first := _run_first(job, opened)):
             say(f"  the rest of the time is too short for a better training; the result is {first.name}")
             running.conclude(first, how, time.monotonic() - started, STAGES)
@@ -138,10 +162,53 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
 
 
 def _forget(opened: "Run") -> None:
-    """Removes the plans and the used time, so that everything is planned again."""
+    """Removes the plans, the used time and the trainings, so that everything is planned and trained again."""
     for name in (opened.name, opened.name + FIRST):
+        folder = opened.competition_folder / name
         for file in (opened.plan.name, opened.clock.name):
-            (opened.competition_folder / name / file).unlink(missing_ok=True)
+            (folder / file).unlink(missing_ok=True)
+        for training in _trainings(folder):
+            shutil.rmtree(training, ignore_errors=True)
+
+
+def _trainings(folder: Path) -> list[Path]:
+    """Returns the folders in a run's folder that hold weights or a checkpoint."""
+    return sorted({file.parent for ending in ("safetensors", "ckpt") for file in folder.glob(f"*/*.{ending}")})
+
+
+def _require_plans(opened: "Run") -> None:
+    """Checks that a run that is not planned yet has no training, which a plan would make useless.
+
+    Raises:
+        PipelineError: it has, or its first run has although it has no plan.
+    """
+    from pipeline.core.files import shown
+
+    if opened.plan.exists():
+        return
+    for folder in (opened.folder, opened.competition_folder / (opened.name + FIRST)):
+        if _trainings(folder) and not (folder / opened.plan.name).exists():
+            raise PipelineError(
+                f"{shown(folder)} holds training without {opened.plan.name}: give the planned run another --name, "
+                "restore this file, or overwrite the training with --force."
+            )
+
+
+def _check_chosen(opened: "Run", changes: list[str]) -> None:
+    """Checks that no setting of the command line lets a training end at another time than planned.
+
+    Raises:
+        PipelineError: one does.
+    """
+    train, keys = opened.recipe.train, {text.partition("=")[0].strip() for text in changes}
+    plateau = "train.schedule.name" in keys and train.schedule.name == "plateau"
+    snapshots = "train.snapshots" in keys and train.snapshots > 1
+    if plateau or snapshots:
+        wrong = "train.schedule.name=plateau" if plateau else f"train.snapshots={train.snapshots}"
+        raise PipelineError(
+            f"--time plans trainings with one fixed end, and --set {wrong} does not fit to it: leave one of the two "
+            "out."
+        )
 
 
 # --- the two runs ---
@@ -167,7 +234,12 @@ def _run_first(job: Job, opened: "Run") -> "Run":
             f"  speed: {batch / costs.full:.1f} images/s in training, {batch / costs.half:.1f} at half the size, "
             f"{1 / costs.image:.0f} in prediction"
         )
-        write_json(plan_file, first_plan(opened.recipe, _facts(job, opened), costs).model_dump())
+        try:
+            plan = first_plan(opened.recipe, _facts(job, opened), costs)
+        except PipelineError:
+            job.clock.reset()  # the same command may succeed now that the data are prepared
+            raise
+        write_json(plan_file, plan.model_dump())
     first = job.open(opened.name + FIRST)
     _carry_out(job, first, with_report=False)
     score = f"{first.competition.metric} {honest_score(read_scored(first.folder)):.4f}, honest"
@@ -220,23 +292,31 @@ def told(plan: "Plan", first: "Plan", left: float) -> Iterator[str]:
 
 def _carry_out(job: Job, run: "Run", with_report: bool) -> None:
     """Runs the rounds of a run's plan that are not done, each with all stages up to a submission."""
-    from pipeline.core.driver import run_stage
+    from pipeline.core.driver import run_stage, unfinished
     from pipeline.core.plan import read_plan
 
     after = [stage for stage in AFTER if run.competition.has_test or stage not in stages.ANSWER_FOR_TEST]
     plan = read_plan(run.plan)
+    trained = [number for number, one in enumerate(plan.rounds) if not unfinished(_of_round(run, one), "train")]
     for number, one in enumerate(plan.rounds):
+        if number < max(trained, default=0):  # its submission would replace that of a later round
+            continue
         rest = plan.rounds[number:]
         seconds = job.clock.left - sum(later.after for later in rest)
         if run.name.endswith(FIRST):  # the rest of the budget belongs to the main run
             seconds = min(seconds, one.seconds)
         share = one.training / sum(later.training for later in rest)
         until = time.time() + max(0.0, seconds) * share
-        train = run.recipe.train.model_copy(update={"folds": one.folds, "seeds": one.seeds})
-        of_round = replace(run, recipe=run.recipe.model_copy(update={"train": train}), until=until)
+        of_round = replace(_of_round(run, one), until=until)
         for stage in ("train", *after):
             if stage != "report" or (with_report and number == len(plan.rounds) - 1):
                 run_stage(of_round, stage, engine=job.engine)
+
+
+def _of_round(run: "Run", one: "Round") -> "Run":
+    """Returns the run with the folds and seeds that are trained when a round ends."""
+    train = run.recipe.train.model_copy(update={"folds": one.folds, "seeds": one.seeds})
+    return replace(run, recipe=run.recipe.model_copy(update={"train": train}))
 
 
 # --- what the decisions depend on ---

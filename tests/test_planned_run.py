@@ -8,7 +8,7 @@ from trainings import BASE
 
 from pipeline.core.config.settings import merge
 from pipeline.core.errors import PipelineError
-from pipeline.core.plan import seconds_used
+from pipeline.core.plan import read_plan, seconds_used
 from pipeline.core.run import open_run
 from pipeline.options import HowOptions, RunOptions
 from pipeline.planned_run import run_in_time
@@ -55,18 +55,47 @@ def test_a_first_submission_comes_early_and_a_killed_run_continues(
     run = open_run(str(short.recipe_path), time="10m")
     assert final.exists() and seconds_used(run.clock) > used
     assert len(trained) == 2 + len(run.trained_folds()) * len(run.recipe.train.seeds)  # the first run only once
-    plan = run.plan.read_bytes()
+    plan, submitted = run.plan.read_bytes(), final.stat().st_mtime_ns
+    assert len(read_plan(run.plan).rounds) == 2
     start(short)
+    assert final.stat().st_mtime_ns == submitted  # the first round's submission does not replace it
     assert run.plan.read_bytes() == plan and len(trained) == 2 + len(run.trained_folds()) * len(run.recipe.train.seeds)
     assert (
         open_run(str(short.recipe_path), name="small-10m").recipe == run.recipe
     )  # the plan is found by the run's name
+    for options, message in (
+        (
+            RunOptions(time="10m", folds="1"),
+            r"planned with train.folds=\[0, 1, 2\], and this command sets \[1\]. Leave",
+        ),
+        (RunOptions(time="20m", name="small-10m"), "small-10m is planned for 600 s, and --time gives 1200 s"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            start(short, options)
+    assert len(trained) == 2 + len(run.trained_folds()) * len(run.recipe.train.seeds)
+
+
+def test_force_plans_again_even_if_the_plan_is_damaged(short: Tiny) -> None:
+    options = RunOptions(time="10m", folds="0")
+    start(short, options)
+    run = options.open(str(short.recipe_path))
+    before = run.weights(run.members(0)[0])[0].stat().st_mtime_ns
+    run.plan.write_text("{")
+    with pytest.raises(PipelineError, match=r"small-10m/plan.json is damaged.*or plan and train again with --force"):
+        start(short, options)
+    run_in_time(str(short.recipe_path), options, HowOptions(force=True))
+    assert run.weights(run.members(0)[0])[0].stat().st_mtime_ns > before
+    run.plan.unlink()
+    with pytest.raises(PipelineError, match="work/tiny/small-10m holds training without plan.json"):
+        start(short, options)
 
 
 def test_a_time_too_short_for_a_submission_is_refused(short: Tiny) -> None:
     with pytest.raises(PipelineError, match=r"--time 1 s is too short: .* Give --time \d+m or more"):
         start(short, RunOptions(time="1s"))
     assert not list((short.root / "submissions").glob("*"))
+    # what was prepared does not count when the command is repeated
+    assert seconds_used(short.root / "work" / "tiny" / "small-1s" / "clock.json") < 1
 
 
 @pytest.mark.parametrize(
@@ -74,11 +103,17 @@ def test_a_time_too_short_for_a_submission_is_refused(short: Tiny) -> None:
     [
         ({"quick": True}, "--time plans a training, and --quick does not fit to it"),
         ({"assignments": ["train.epochs=3"]}, "--time plans train.epochs itself"),
+        ({"assignments": ["train.schedule.name=plateau"]}, "--set train.schedule.name=plateau does not fit"),
+        (
+            {"assignments": ["train.snapshots=3", "train.schedule.name=restarts"]},
+            "--set train.snapshots=3 does not fit",
+        ),
+        ({"time": "1001h"}, "--time 1001h: expected at most 1000h"),
     ],
 )
 def test_options_that_contradict_a_plan(short: Tiny, options: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
-        start(short, RunOptions(time="10m", **options))
+        start(short, RunOptions(**{"time": "10m"} | options))
 
 
 def test_parts_of_a_run_are_not_planned(short: Tiny) -> None:

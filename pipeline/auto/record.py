@@ -49,6 +49,8 @@ def ensure_choice(name: str) -> None:
     if isinstance(record.get("recipe"), str) and isinstance(record.get("settings"), dict):
         _compare(competition, record, state)
         return
+    if path.exists():
+        warn(f"auto: {shown(path)} is damaged. A recipe for {competition.name} is chosen again.")
     fingerprint, choice = chosen(competition)
     write_json(path, _record(competition, fingerprint, choice, state))
     for line in lines(competition, fingerprint, choice):
@@ -99,7 +101,8 @@ def _record(
 
 def _compare(competition: Competition, record: dict[str, Any], state: dict[str, str]) -> None:
     """Warns if another recipe would be chosen now."""
-    path, before = choice_file(competition), record.get("state") or {}
+    path, before = choice_file(competition), record.get("state")
+    before = before if isinstance(before, dict) else {}
     changed = [word for word, value in state.items() if value and before.get(word) not in (value, None)]
     if not changed:
         return

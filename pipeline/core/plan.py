@@ -26,6 +26,8 @@ OF_VALIDATION = 0.05
 PLAN = "plan.json"
 PLANNED = ("train.epochs", "train.steps")
 """Settings that only the plan decides."""
+FIRST = "-first"
+"""The end of the name of a first run."""
 FIRST_SHARE = 0.1
 """The share of the budget after which the first submission exists."""
 
@@ -110,7 +112,8 @@ def seconds_used(path: Path) -> float:
     Raises:
         PipelineError: the file is damaged.
     """
-    return Clock.model_validate(read_checked(path, Clock, REMEDY)).used if path.exists() else 0.0
+    remedy = f"delete the file, so that the run has its whole time again, or {REMEDY}"
+    return Clock.model_validate(read_checked(path, Clock, remedy)).used if path.exists() else 0.0
 
 
 # --- how long ---

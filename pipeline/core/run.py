@@ -16,7 +16,7 @@ from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_record, root, shown
 from pipeline.core.plan import PLAN, find_plan
-from pipeline.core.run_checks import budget_of, check_name, check_run
+from pipeline.core.run_checks import budget_of, check_name, check_plan, check_run
 from pipeline.core.version import program
 
 
@@ -332,9 +332,11 @@ def open_run(
     oof: str | None = None,
     test: str | None = None,
     time: str | None = None,
+    follow_plan: bool = True,
 ) -> Run:
     """Returns the run of a recipe. Its name is `name`, or by default the recipe's name, with `-quick` added if `quick`,
-    or with the `time` of a planned run added. A planned run has the settings of its plan as soon as there is one.
+    or with the `time` of a planned run added. A planned run has the settings of its plan as soon as there is one,
+    unless `follow_plan` is false.
 
     With `competition`, the recipe is used for another competition than its own, with whose name the run's name then
     starts; `auto` is the recipe that was chosen for it. With `oof` no recipe is read: `recipe` is the name of the run,
@@ -342,7 +344,7 @@ def open_run(
     the working directory.
 
     Raises:
-        PipelineError: a setting is wrong, or an array of predictions is missing or invalid.
+        PipelineError: a setting is wrong or contradicts the plan, or an array of predictions is missing or invalid.
     """
     if oof is None and test:
         raise PipelineError("--test can only be used with --oof, for external predictions; in a recipe, set arrays.")
@@ -354,10 +356,12 @@ def open_run(
         folder = Path() if recipe == AUTO else recipe_file(recipe)[0].absolute().parent
     suffix = "-quick" if quick else f"-{time.replace(' ', '')}" if time else ""
     run_name = check_name(name or f"{loaded.name}{suffix}")
-    if oof is None and (plan := find_plan(root() / "work" / load_competition(loaded.competition).name / run_name)):
-        budget = budget or plan.budget
+    folder_of_run = root() / "work" / load_competition(loaded.competition).name / run_name
+    if oof is None and follow_plan and (plan := find_plan(folder_of_run)):
         planned = [*(assignments or []), *assignments_of(plan.settings)]
-        loaded = load_recipe(recipe, quick, planned, competition)
+        own, loaded = loaded, load_recipe(recipe, quick, planned, competition)
+        check_plan(run_name, plan, budget, (own, loaded), assignments or [])
+        budget = plan.budget
     if loaded.arrays:
         loaded = with_arrays(loaded, folder)
     given = {"--name": name, "--time": time, "--competition": competition, "--oof": oof, "--test": test}

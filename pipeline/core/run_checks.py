@@ -1,16 +1,21 @@
 """Checks of a run and its options that need no files but those of the run itself."""
 
-from typing import TYPE_CHECKING
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core import deadline
 from pipeline.core.config.places import name_fault
 from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_record, shown
-from pipeline.core.plan import PLANNED
+from pipeline.core.plan import FIRST, PLANNED, Plan
 
 if TYPE_CHECKING:
+    from pipeline.core.config.recipe import Recipe
     from pipeline.core.run import Run
+
+LONGEST_TIME = 1000.0
+"""The largest budget of a planned run, in hours."""
 
 
 def check_run(run: "Run") -> None:
@@ -43,7 +48,41 @@ def budget_of(time: str, quick: bool, oof: str | None, assignments: list[str]) -
             f"--time plans {fixed[0]} itself: leave --set {fixed[0]} out, or use --stop-after, which runs the recipe "
             "as it is and stops before the time is over."
         )
-    return deadline.budget_of(time)
+    seconds = deadline.budget_of(time)
+    if seconds > LONGEST_TIME * 3600:
+        raise PipelineError(f"--time {time}: expected at most {LONGEST_TIME:.0f}h.")
+    return seconds
+
+
+def check_plan(
+    name: str, plan: Plan, budget: float | None, recipes: tuple["Recipe", "Recipe"], assignments: list[str]
+) -> None:
+    """Checks that the options of a command do not contradict the plan of a run.
+
+    Args:
+        name: the name of the run. A first run is not checked, because its plan overrides options.
+        plan: the plan of the run.
+        budget: the seconds of `--time`; None if the option was not given.
+        recipes: the recipe with the options, and the same with the settings of the plan.
+        assignments: the changed settings, one `key=value` each.
+
+    Raises:
+        PipelineError: the plan was made for another time, or for other values of these settings.
+    """
+    remedy = "Leave the option out, give the run another --name, or plan and train again with --force."
+    if budget not in (None, plan.budget):
+        raise PipelineError(f"{name} is planned for {plan.budget:g} s, and --time gives {budget:g} s. {remedy}")
+    if name.endswith(FIRST):
+        return
+    keys = [text.partition("=")[0].strip() for text in assignments]
+    for key in (key for key in keys if key in plan.settings):
+        asked, planned = (reduce(getattr, key.split("."), recipe) for recipe in recipes)
+        if asked is not None and _as_set(asked) != _as_set(planned):
+            raise PipelineError(f"{name} is planned with {key}={planned}, and this command sets {asked}. {remedy}")
+
+
+def _as_set(value: Any) -> Any:
+    return set(value) if isinstance(value, list) else value
 
 
 def _check_instances(run: "Run") -> None:

@@ -185,7 +185,8 @@ def _seconds_of_recipe(recipe: Recipe, facts: Facts, costs: Costs) -> float:
 
 
 def _passes(recipe: Recipe, facts: Facts, steps: float) -> float:
-    return round(steps * recipe.train.batch_size * recipe.train.accumulate / facts.images, 2)
+    batch = min(recipe.train.batch_size, facts.images)
+    return round(steps * batch * recipe.train.accumulate / facts.images, 2)
 
 
 def _settings(recipe: Recipe, facts: Facts, epochs: int, half_size: float) -> dict[str, Any]:

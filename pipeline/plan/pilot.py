@@ -14,7 +14,7 @@ from pipeline.networks import device, weights
 from pipeline.networks.device import Compute, explain_memory
 from pipeline.networks.tiles import predict_tiled
 from pipeline.train.batches.targets import Chosen
-from pipeline.train.fit import network_and_batches
+from pipeline.train.fit import explain_batch, network_and_batches
 from pipeline.train.losses import WeightedLoss
 from pipeline.train.module import halved, split_parameters
 from pipeline.train.optimization import build_optimizer
@@ -41,6 +41,9 @@ def measure(run: Run, member: Member, chosen: Chosen) -> Costs:
                      image=_prediction(run, network, valid, compute))  # fmt: skip
     except RuntimeError as error:
         explain_memory(error, run.recipe, False)
+        raise
+    except ValueError as error:
+        explain_batch(error, run.recipe)
         raise
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from pipeline.core import deadline, other_runs
+from pipeline.core.config.recipe import Recipe
 from pipeline.core.console import say
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import require_space, shown
@@ -120,10 +121,19 @@ def _train(trainer: Trainer, module: SegmentationModule, train: Any, valid: Any,
         explain_memory(error, module.recipe, module.validating)
         raise
     except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
+        explain_batch(error, module.recipe)
+        raise
+
+
+def explain_batch(error: ValueError, recipe: Recipe) -> None:
+    """Explains an error of torch about a batch of one image; returns if the error is another one.
+
+    Raises:
+        PipelineError: the error is that one.
+    """
+    if "more than 1 value per channel" in str(error):
         raise PipelineError(
-            f"{module.recipe.model.architecture} normalises over the images of a batch and cannot learn from a batch "
+            f"{recipe.model.architecture} normalises over the images of a batch and cannot learn from a batch "
             "of one image: set train.batch_size to 2 or more, and train on at least as many images."
         ) from error
 

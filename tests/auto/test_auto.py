@@ -169,6 +169,21 @@ def test_auto_chooses_once(root: Path, cells: Path, capsys: pytest.CaptureFixtur
     assert not opened().recipe.model.presence
 
 
+def test_a_damaged_choice(root: Path, cells: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened()
+    path = root / "work/cells/auto.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"state": []}))
+    assert opened().recipe.model.presence
+    path.write_text(json.dumps(record | {"recipe": "portfolio/unknown"}))
+    with pytest.raises(PipelineError, match=r"auto.json \(you can delete it .*: There is no recipe named `portfolio/unk"):
+        opened()
+    capsys.readouterr()
+    path.write_text("{")
+    assert opened().recipe.model.presence and json.loads(path.read_text())["recipe"] == record["recipe"]
+    assert "work/cells/auto.json is damaged. A recipe for cells is chosen again." in capsys.readouterr().err
+
+
 def test_weights_that_are_installed_later_are_mentioned(
     cells: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from pipeline.core.config.raw_layouts import FOLDER as COMPETITIONS
 from pipeline.core.config.raw_layouts import load_competition
 from pipeline.core.config.settings import find_yaml, merge, read_yaml
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_record, root
+from pipeline.core.files import read_record, root, shown
 from pipeline.core.version import program
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -73,7 +73,12 @@ def _chosen(competition: Competition | None) -> tuple[Path, dict[str, Any]]:
             f"no recipe was chosen for {competition.name} yet: `{program()} run {AUTO} --competition "
             f"{competition.name}` chooses one."
         )
-    return _of_competition(competition, recipe, settings)
+    try:
+        return _of_competition(competition, recipe, settings)
+    except PipelineError as error:
+        if "base" in competition.baseline:
+            raise
+        raise PipelineError(f"{shown(choice_file(competition))} (you can delete it to choose again): {error}") from None
 
 
 def _of_competition(competition: Competition, recipe: str, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
