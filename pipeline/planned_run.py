@@ -37,7 +37,7 @@ STILL_MISSING = (0.15, 0.65)
 that were measured (benchmarks/RESULTS.md)."""
 MOST_AT_ONCE = 64
 """The largest number of trainings at the same time that a plan takes into account."""
-NOTED_EVERY = 10.0
+NOTED_EVERY = 2.0
 """Seconds between two notes of the time that is used."""
 
 

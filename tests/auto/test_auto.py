@@ -176,7 +176,9 @@ def test_a_damaged_choice(root: Path, cells: Path, capsys: pytest.CaptureFixture
     path.write_text(json.dumps(record | {"state": []}))
     assert opened().recipe.model.presence
     path.write_text(json.dumps(record | {"recipe": "portfolio/unknown"}))
-    with pytest.raises(PipelineError, match=r"auto.json \(you can delete it .*: There is no recipe named `portf"):
+    with pytest.raises(
+        PipelineError, match=r"auto.json \(you can delete it .*: There is no recipe named `portfolio/unk"
+    ):
         opened()
     capsys.readouterr()
     path.write_text("{")
