@@ -117,6 +117,7 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
     from pipeline.core.lock import exclusive_lock
     from pipeline.notebook import ensure_sample
 
+    started = time.monotonic()
     if others := launched():
         raise PipelineError(f"--time cannot be used under {others.by}: start the command without it.")
     opened = options.open(recipe, follow_plan=not how.force)
@@ -129,16 +130,17 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
     events.emit(events.RunStarted(opened.name, opened.competition.name, list(STAGES), place))
     ensure_sample(opened)
     interruption.work_began()
+    ready = time.monotonic()
     with exclusive_lock(opened.folder / ".locks"):  # a second process waits: two would plan for the same cores
-        _run(recipe, options, how, engine)
+        _run(recipe, options, how, engine, started + time.monotonic() - ready)
 
 
-def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine") -> None:
-    """Does the work of `run_in_time`, after the checks of the options."""
+def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine", started: float) -> None:
+    """Does the work of `run_in_time`, after the checks of the options. The command began at `started`, without the time
+    that it waited for another process."""
     from pipeline.core import driver
     from pipeline.core.console import say
 
-    started = time.monotonic()
     if how.force:
         _forget(options.open(recipe, follow_plan=False))
     opened = options.open(recipe)

@@ -98,7 +98,7 @@ def main_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan | None:
     available = facts.budget * (1 - LATE) - facts.used - seconds_after(facts, costs, models=1)
     if available < max(2 * FIRST_LEAST * facts.budget, FEWEST_STEPS * costs.full):
         return None
-    count, reasons = available / complete, []
+    count, reasons = available / complete, list[str]()
     rounds = _rounds(recipe, facts, costs, count, reasons)
     half_size = recipe.train.half_size
     # a recipe that says 0 itself has a reason, such as borders that are a few pixels wide
