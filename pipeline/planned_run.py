@@ -117,6 +117,7 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
     from pipeline.core.lock import exclusive_lock
     from pipeline.notebook import ensure_sample
 
+    started = time.monotonic()
     if others := launched():
         raise PipelineError(f"--time cannot be used under {others.by}: start the command without it.")
     opened = options.open(recipe, follow_plan=not how.force)
@@ -129,16 +130,17 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
     events.emit(events.RunStarted(opened.name, opened.competition.name, list(STAGES), place))
     ensure_sample(opened)
     interruption.work_began()
+    ready = time.monotonic()
     with exclusive_lock(opened.folder / ".locks"):  # a second process waits: two would plan for the same cores
-        _run(recipe, options, how, engine)
+        _run(recipe, options, how, engine, started + time.monotonic() - ready)
 
 
-def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine") -> None:
-    """Does the work of `run_in_time`, after the checks of the options."""
+def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine", started: float) -> None:
+    """Does the work of `run_in_time`, after the checks of the options. The command began at `started`, without the time
+    that it waited for another process."""
     from pipeline.core import driver
     from pipeline.core.console import say
 
-    started = time.monotonic()
     if how.force:
         _forget(options.open(recipe, follow_plan=False))
     opened = options.open(recipe)
@@ -336,13 +338,16 @@ def _facts(job: Job, run: "Run") -> "Facts":
     rows = rows_of(run, run.trained_folds()[0])
     crops = (train.crops or image.crops_to_cover) if image.store else 1
     on_cores = job.how.engine == "local" and not torch.cuda.is_available()
-    if on_cores:
+    chosen = frozenset(text.partition("=")[0].strip() for text in job.options.changes)
+    if on_cores and "train.parallel" in chosen:
+        together = train.parallel
+    elif on_cores:
         together = min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     else:
         together = job.engine.at_once(Needs(gpus=train.devices, per_gpu=train.parallel), MOST_AT_ONCE)
     return Facts(
         budget=job.clock.budget, used=job.clock.used, folds=tuple(run.trained_folds()),
-        chosen=frozenset(text.partition("=")[0].strip() for text in job.options.changes),
+        chosen=chosen,
         images=len(rows.train) * crops, held_out=len(rows.valid),
         tests=len(read_table(run.test_table)) if run.competition.has_test else 0,
         views=len(views(run.recipe.predict.tta)), together=together, shared=on_cores,

@@ -14,7 +14,8 @@ from pipeline.options import HowOptions, RunOptions
 from pipeline.planned_run import run_in_time
 from pipeline.train.pace import FollowPlan
 
-OPTIONS = RunOptions(time="10m")
+# trainings at the same time would be other processes, in which they are not cut short
+OPTIONS = RunOptions(time="10m", assignments=["train.parallel=1"])
 
 
 @pytest.fixture

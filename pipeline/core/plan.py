@@ -17,6 +17,7 @@ from pipeline.core.written import Part, read_checked
 AtLeastZero = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Numbers = Annotated[list[int], Field(min_length=1)]
 REMEDY = "restore the file, or plan and train again with --force"
 EPOCHS, LONGEST = 20, 360.0
 """The number of epochs of a planned training, unless they would be longer than LONGEST seconds each: a killed run loses
@@ -48,9 +49,9 @@ class Costs(Part):
 class Round(Part):
     """Trainings after which a submission is made."""
 
-    folds: list[int]
+    folds: Numbers
     """The folds that are trained when the round ends, those of earlier rounds included."""
-    seeds: list[int]
+    seeds: Numbers
     trainings: Count
     """The number of trainings that this round adds."""
     at_once: Count
@@ -77,7 +78,7 @@ class Plan(Part):
     """The settings that the plan changes in the recipe, with dotted keys."""
     validate_every: Count
     """The number of epochs between two predictions of the held-out images."""
-    rounds: list[Round]
+    rounds: Annotated[list[Round], Field(min_length=1)]
     costs: Costs
     reasons: list[str]
 

@@ -70,7 +70,7 @@ def check_plan(
         PipelineError: the plan was made for another time, or for other values of these settings.
     """
     remedy = "Leave the option out, give the run another --name, or plan and train again with --force."
-    if budget not in (None, plan.budget):
+    if budget is not None and budget != plan.budget:
         raise PipelineError(f"{name} is planned for {plan.budget:g} s, and --time gives {budget:g} s. {remedy}")
     if name.endswith(FIRST):
         return
