@@ -72,7 +72,7 @@ SUITE = [
               result=TABLE),
     Benchmark("step_profile", "where the time of an epoch goes", "tgs-salt-lite0 tgs-salt", "tgs-salt-lite0 --steps 2",
               (decoded(SALT, "tgs-salt-lite0"),), result=TABLE),
-    Benchmark("stored_features", "training step with stored features of a frozen encoder", "", "--steps 1", result=TABLE),
+    Benchmark("stored_features", "training step with stored features", "", "--steps 1", result=TABLE),
     Benchmark("recipe_speed", "training speed of each recipe's network", "", "sample --rounds 1", result=TABLE),
     Benchmark("augment_speed", "augmentation in the loader and on the device", "",
               "--sizes 64x64 --batch 16 --rounds 1", result=TABLE),
