@@ -226,6 +226,11 @@ class RunOptions:
         chosen = [] if self.folds is None else [f"train.folds=[{self.folds}]"]
         return [*(self.assignments or []), *chosen]
 
+    @property
+    def changed(self) -> frozenset[str]:
+        """The dotted keys of the settings that are changed."""
+        return frozenset(text.partition("=")[0].strip() for text in self.changes)
+
 
 @dataclass(frozen=True)
 class HowOptions:

@@ -6,7 +6,6 @@ which its trainings follow. The same command continues an interrupted run with t
 Heavy packages are imported inside the functions that need them, because the command line imports this module.
 """
 
-import os
 import shutil
 import threading
 import time
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import running, stages
+from pipeline import running
 from pipeline.core import interruption
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import launched
@@ -123,7 +122,7 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
     opened = options.open(recipe, follow_plan=not how.force)
     if not opened.recipe.trains:
         raise PipelineError(f"--time plans a training, and {opened.name} does not train: leave the option out.")
-    _check_chosen(opened, options.changes)
+    _check_chosen(opened, options.changed)
     engine = how.open_engine()
     place = shown(opened.folder)
     console.print(f"[bold]{escape(opened.name)}[/bold]: planned for {options.time}; artefacts in {escape(place)}/")
@@ -139,7 +138,7 @@ def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine", st
     """Does the work of `run_in_time`, after the checks of the options. The command began at `started`, without the time
     that it waited for another process."""
     from pipeline.core import driver
-    from pipeline.core.console import say
+    from pipeline.core.console import exact_duration, say
 
     if how.force:
         _forget(options.open(recipe, follow_plan=False))
@@ -157,8 +156,8 @@ def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine", st
             running.conclude(first, how, time.monotonic() - started, STAGES)
             return
         opened = job.open()
-        _carry_out(job, opened, with_report=True)
-    say(f"  {clock_text(clock.used)} of {clock_text(clock.budget)} used ({clock.used / clock.budget:.0%})")
+        _carry_out(job, opened)
+    say(f"  {exact_duration(clock.used)} of {exact_duration(clock.budget)} used ({clock.used / clock.budget:.0%})")
     running.conclude(opened, how, time.monotonic() - started, STAGES)
     _compare_with_first(job, opened)
 
@@ -196,13 +195,13 @@ def _require_plans(opened: "Run") -> None:
             )
 
 
-def _check_chosen(opened: "Run", changes: list[str]) -> None:
+def _check_chosen(opened: "Run", keys: frozenset[str]) -> None:
     """Checks that no setting of the command line lets a training end at another time than planned.
 
     Raises:
         PipelineError: one does.
     """
-    train, keys = opened.recipe.train, {text.partition("=")[0].strip() for text in changes}
+    train = opened.recipe.train
     plateau = "train.schedule.name" in keys and train.schedule.name == "plateau"
     snapshots = "train.snapshots" in keys and train.snapshots > 1
     if plateau or snapshots:
@@ -218,7 +217,7 @@ def _check_chosen(opened: "Run", changes: list[str]) -> None:
 
 def _run_first(job: Job, opened: "Run") -> "Run":
     """Makes the first submission, and returns the run that made it."""
-    from pipeline.core.console import say, show
+    from pipeline.core.console import exact_duration, say, show
     from pipeline.core.files import shown, write_json
     from pipeline.core.results import honest_score, read_scored
     from pipeline.core.run import Member
@@ -243,12 +242,12 @@ def _run_first(job: Job, opened: "Run") -> "Run":
             raise
         write_json(plan_file, plan.model_dump())
     first = job.open(opened.name + FIRST)
-    _carry_out(job, first, with_report=False)
+    _carry_out(job, first, is_first=True)
     score = f"{first.competition.metric} {honest_score(read_scored(first.folder)):.4f}, honest"
     made = (
         f"submission so far: {shown(first.submission)} ({score})" if first.competition.has_test else f"so far: {score}"
     )
-    show(f"  {made}, after {clock_text(job.clock.used)}")
+    show(f"  {made}, after {exact_duration(job.clock.used)}")
     return first
 
 
@@ -280,24 +279,27 @@ def _plan_main(job: Job, opened: "Run", first: "Run") -> bool:
 
 def told(plan: "Plan", first: "Plan", left: float) -> Iterator[str]:
     """Yields the lines that describe a plan, for which `left` seconds are left."""
-    yield f"  plan for the {clock_text(left)} that are left: {'; '.join(plan.reasons)}"
+    from pipeline.core.console import exact_duration
+
+    yield f"  plan for the {exact_duration(left)} that are left: {'; '.join(plan.reasons)}"
     for number, one in enumerate(plan.rounds, 1):
         folds = f"fold{'s' * (len(one.folds) > 1)} {', '.join(map(str, one.folds))}"
         seeds = f", seeds {', '.join(map(str, one.seeds))}" if len(one.seeds) > 1 else ""
-        trainings = f"{one.trainings} training{'s' * (one.trainings > 1)} of {clock_text(one.seconds)}"
+        trainings = f"{one.trainings} training{'s' * (one.trainings > 1)} of {exact_duration(one.seconds)}"
         at_once = f", {one.at_once} at a time" if one.at_once > 1 else ""
         yield (
             f"  {number}. {folds}{seeds}: {trainings}{at_once}, {one.passes:.1f} passes over the images (the first "
-            f"run: {first.rounds[0].passes:.1f}); then {clock_text(one.after)} up to the submission"
+            f"run: {first.rounds[0].passes:.1f}); then {exact_duration(one.after)} up to the submission"
         )
 
 
-def _carry_out(job: Job, run: "Run", with_report: bool) -> None:
-    """Runs the rounds of a run's plan that are not done, each with all stages up to a submission."""
+def _carry_out(job: Job, run: "Run", is_first: bool = False) -> None:
+    """Runs the rounds of a run's plan that are not done, each with all stages up to a submission, and at the end the
+    report, except of the first run."""
     from pipeline.core.driver import run_stage, unfinished
     from pipeline.core.plan import read_plan
 
-    after = [stage for stage in AFTER if run.competition.has_test or stage not in stages.ANSWER_FOR_TEST]
+    chosen, _ = running.chosen_stages(run, "train", STAGES[-1])
     plan = read_plan(run.plan)
     trained = [number for number, one in enumerate(plan.rounds) if not unfinished(_of_round(run, one), "train")]
     for number, one in enumerate(plan.rounds):
@@ -305,13 +307,13 @@ def _carry_out(job: Job, run: "Run", with_report: bool) -> None:
             continue
         rest = plan.rounds[number:]
         seconds = job.clock.left - sum(later.after for later in rest)
-        if run.name.endswith(FIRST):  # the rest of the budget belongs to the main run
+        if is_first:  # the rest of the budget belongs to the main run
             seconds = min(seconds, one.seconds)
         share = one.training / sum(later.training for later in rest)
         until = time.time() + max(0.0, seconds) * share
         of_round = replace(_of_round(run, one), until=until)
-        for stage in ("train", *after):
-            if stage != "report" or (with_report and number == len(plan.rounds) - 1):
+        for stage in chosen:
+            if stage != "report" or (not is_first and number == len(plan.rounds) - 1):
                 run_stage(of_round, stage, engine=job.engine)
 
 
@@ -328,7 +330,7 @@ def _facts(job: Job, run: "Run") -> "Facts":
     """Returns what the decisions depend on, besides the recipe and the costs."""
     import torch
 
-    from pipeline.core.engine import Needs
+    from pipeline.core.engine import Needs, cores
     from pipeline.decode.table import read_table
     from pipeline.networks.views import views
     from pipeline.plan.decide import Facts
@@ -338,16 +340,14 @@ def _facts(job: Job, run: "Run") -> "Facts":
     rows = rows_of(run, run.trained_folds()[0])
     crops = (train.crops or image.crops_to_cover) if image.store else 1
     on_cores = job.how.engine == "local" and not torch.cuda.is_available()
-    chosen = frozenset(text.partition("=")[0].strip() for text in job.options.changes)
-    if on_cores and "train.parallel" in chosen:
+    if on_cores and "train.parallel" in job.options.changed:
         together = train.parallel
     elif on_cores:
-        together = min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        together = min(2, cores())
     else:
         together = job.engine.at_once(Needs(gpus=train.devices, per_gpu=train.parallel), MOST_AT_ONCE)
     return Facts(
-        budget=job.clock.budget, used=job.clock.used, folds=tuple(run.trained_folds()),
-        chosen=chosen,
+        budget=job.clock.budget, used=job.clock.used, folds=tuple(run.trained_folds()), chosen=job.options.changed,
         images=len(rows.train) * crops, held_out=len(rows.valid),
         tests=len(read_table(run.test_table)) if run.competition.has_test else 0,
         views=len(views(run.recipe.predict.tta)), together=together, shared=on_cores,
@@ -391,9 +391,3 @@ def _compare_with_first(job: Job, run: "Run") -> None:
             f"[yellow]the first run, {first.name}, has the better honest score: {honest_score(early):.4f}, this one "
             f"{honest_score(late):.4f}[/yellow]"
         )
-
-
-def clock_text(seconds: float) -> str:
-    """Returns seconds as a text in minutes and seconds, such as 2 min 5 s."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

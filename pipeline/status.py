@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline import stages
 from pipeline.core import driver, events, files, freshness
 from pipeline.core.config import raw_layouts, recipe, recipe_files
-from pipeline.core.console import link, loading_torch, memory_text
+from pipeline.core.console import exact_duration, link, loading_torch, memory_text
 from pipeline.core.driver import State
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
@@ -124,8 +124,7 @@ def summary(run: Run, seconds: float) -> Iterator[str]:
         run: the run.
         seconds: how long the run took.
     """
-    took = f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
-    yield f"[bold]{escape(run.name)}[/bold]: done in {took}, {memory_text()}"
+    yield f"[bold]{escape(run.name)}[/bold]: done in {exact_duration(seconds)}, {memory_text()}"
     try:
         judged = judge(run)
     except PipelineError as error:  # the results of an earlier run are damaged, and this run ended before tune

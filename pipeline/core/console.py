@@ -154,6 +154,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def exact_duration(seconds: float) -> str:
+    """Returns a duration to the second: 40 s or 2 min 5 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def memory_text() -> str:
     """Returns the peak memory of this process as a text."""
     peak = peak_memory()

@@ -16,7 +16,8 @@ from pipeline.core.plan import FIRST_SHARE, PLANNED, Costs, Plan, Round, epochs_
 
 FEWEST_STEPS = 12
 """The smallest number of steps of the first training."""
-FIRST_EPOCHS = 5
+FIRST_EPOCHS, FIRST_HALF_SIZE = 5, 0.6
+"""The number of epochs of the first training, and the share of them at half the size."""
 FIRST_LEAST = 0.03
 """The smallest share of the budget that the first training takes, however long everything around it takes."""
 HALF_SIZE = 0.5
@@ -77,10 +78,10 @@ def first_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan:
         )
     early = FIRST_SHARE * facts.budget - facts.used - after
     seconds = max(least, early, FIRST_LEAST * facts.budget)
-    settings = _settings(recipe, facts, FIRST_EPOCHS, 0.6) | {
+    settings = _settings(recipe, facts, FIRST_EPOCHS, FIRST_HALF_SIZE) | {
         "train.folds": [facts.folds[0]], "train.seeds": [recipe.train.seeds[0]], "predict.tta": "none",
     }  # fmt: skip
-    steps = seconds / (0.6 * half + 0.4 * full)
+    steps = seconds / (FIRST_HALF_SIZE * half + (1 - FIRST_HALF_SIZE) * full)
     only = Round(
         folds=[facts.folds[0]], seeds=[recipe.train.seeds[0]], trainings=1, at_once=1, seconds=seconds,
         passes=_passes(recipe, facts, steps), after=after,
@@ -92,7 +93,7 @@ def first_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan:
 def main_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan | None:
     """Returns the plan for the time after the first run; None if too little is left for a better training.
 
-    The recipe is the one of the first run but with its own settings, and `costs` holds the stages of the first run.
+    `recipe` has no settings of a plan, and `costs` holds the stages of the first run.
     """
     complete = _seconds_of_recipe(recipe, facts, costs)
     available = facts.budget * (1 - LATE) - facts.used - seconds_after(facts, costs, models=1)

@@ -299,6 +299,7 @@ class PacedSchedule:
         for _ in range(epochs * self.POINTS - 1):
             even.step_batch()
             self.curve.append(even.learning_rate())
+        self.points = np.arange(len(self.curve))
         self._apply()
 
     def begin_epoch(self, epoch: int, steps: int) -> None:
@@ -327,6 +328,6 @@ class PacedSchedule:
 
     def _apply(self) -> None:
         place = (self.epoch + self.steps / self.steps_per_epoch) * self.POINTS
-        multiplier = float(np.interp(place, np.arange(len(self.curve)), self.curve))
+        multiplier = float(np.interp(place, self.points, self.curve))
         for group, full in zip(self.optimizer.param_groups, self.full, strict=True):
             group["lr"] = full * multiplier
