@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipeline import completion, data_commands, kaggle_commands, planned_run, running, teach_commands
+from pipeline import completion, data_commands, kaggle_commands, running, teach_commands
 from pipeline.core import deadline, interruption, shortage
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import LOG_LEVEL, launched
@@ -80,6 +80,8 @@ def run(
         if (first, last) != (STAGES[0], STAGES[-1]) or where.place or where.limit:
             other = "--on" if where.place else "--stop-after" if where.limit else "--from and --to"
             raise PipelineError(f"--time plans a whole run on this machine: leave {other} out.")
+        from pipeline import planned_run
+
         planned_run.run_in_time(recipe, options, how)
         return
     from rich.markup import escape

@@ -82,11 +82,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pipeline").symlink_to(REPOSITORY / "pipeline")
     (folder / "notebooks" / "start.py").symlink_to(REPOSITORY / "notebooks" / "start.py")
     small = {"train.epochs": 1, "train.steps": 1, "image.size": [32, 48], "model.architecture": "ConfigurableUnet",
-             "model.encoder": "plain", "model.options.channels": [4, 8]}  # fmt: skip
+             "model.encoder": "plain", "model.options": None, "model.options.channels": [4, 8]}  # fmt: skip
     changes = {
         'RECIPE = \\"sample\\"': 'RECIPE = \\"sample.yaml\\"',
         '\\"train.steps\\": 100': '\\"train.steps\\": 30',
-        "SETTINGS = {}": f"SETTINGS = {json.dumps(json.dumps(small))[1:-1]}",
+        "SETTINGS = {}": f"SETTINGS = {json.dumps(repr(small))[1:-1]}",
     }
     for path in NOTEBOOKS:
         text = path.read_text()
