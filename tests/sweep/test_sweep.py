@@ -150,7 +150,7 @@ def test_a_grid_trains_and_its_winner_runs_to_the_same_score(
     fresh = open_run(str(path))
     for stage in trial.STAGES:
         driver.run_stage(fresh, stage)
-    assert trial.honest(read_scored(fresh.folder)) == winner.score
+    assert trial.honest_score(read_scored(fresh.folder)) == winner.score
 
 
 def test_killed_and_resumed_is_the_same_sweep(sweeper: Sweeper, stages: Stages) -> None:
