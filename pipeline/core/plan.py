@@ -42,6 +42,8 @@ class Costs(Part):
     """One step at full size."""
     image: Positive
     """The prediction of one image, without test-time augmentation."""
+    side_by_side: Annotated[float, Field(ge=1)] = 1.0
+    """How much longer a step takes if several trainings share the cores of a CPU, each with its part of them."""
     stages: dict[str, AtLeastZero] = {}
     """Each later stage of the first run, for one model and one view."""
 

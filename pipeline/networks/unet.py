@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, PositiveInt, ValidationError
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.base.modules import SCSEModule
+from timm.layers import SEModule
 from timm.layers.cbam import CbamModule
 from torch import Tensor
 from torch.nn import Identity, Module, ModuleList, Sequential, functional
@@ -45,8 +46,11 @@ class UnetOptions(Settings):
     norm: Literal["batch", "none", "group", "instance"] = "batch"
     """The normalisation after each 3×3 convolution of the plain encoder and the decoder. Convolutions have a bias only
     with `none`. Groups have 16 channels."""
-    attention: Literal["none", "scse", "cbam"] = "none"
-    """The attention at the end of each decoder block: `scse` (Roy et al. 2018) or `cbam` (Woo et al. 2018)."""
+    attention: Literal["none", "se", "scse", "cbam"] = "none"
+    """The attention at the end of each decoder block: `se` (squeeze-and-excitation, Hu et al. 2018), `scse` (Roy et al.
+    2018) or `cbam` (Woo et al. 2018)."""
+    encoder_attention: bool = False
+    """Whether the levels of a plain encoder end with this attention, too."""
     attention_reduction: PositiveInt = 16
     """The factor by which the hidden layer of the attention is narrower than the block."""
     center_channels: int = Field(0, ge=0)
@@ -88,6 +92,7 @@ class ConfigurableUnet(Module):
         upsampling: str = "nearest",
         norm: str = "batch",
         attention: str = "none",
+        encoder_attention: bool = False,
         attention_reduction: int = 16,
         center_channels: int = 0,
         dropout: float = 0.0,
@@ -150,12 +155,16 @@ class ConfigurableUnet(Module):
 class PlainEncoder(Module):
     """An encoder with two 3×3 convolutions per level and 2×2 max-pooling between the levels."""
 
-    def __init__(self, in_channels: int, channels: Sequence[int], norm: str) -> None:
+    def __init__(self, in_channels: int, channels: Sequence[int], options: UnetOptions) -> None:
         super().__init__()
         self.out_channels = list(channels)
         below = [in_channels, *channels[:-1]]
         self.levels = ModuleList(
-            Sequential(*_convolution(before, after, norm), *_convolution(after, after, norm))
+            Sequential(
+                *_convolution(before, after, options.norm),
+                *_convolution(after, after, options.norm),
+                *(_attention(after, options) if options.encoder_attention else []),
+            )
             for before, after in zip(below, channels, strict=True)
         )
         self.output_stride = 2 ** (len(channels) - 1)
@@ -229,11 +238,19 @@ def _block(below: int, channels: int, options: UnetOptions) -> Module:
         kind = torch.nn.Dropout2d if options.dropout_kind == "spatial" else torch.nn.Dropout
         layers.append(kind(options.dropout))
     layers += _convolution(below, channels, options.norm) + _convolution(channels, channels, options.norm)
-    if options.attention == "scse":
-        layers.append(SCSEModule(channels, options.attention_reduction))
-    elif options.attention == "cbam":
-        layers.append(CbamModule(channels, rd_channels=channels // options.attention_reduction))
-    return Sequential(*layers)
+    return Sequential(*layers, *_attention(channels, options))
+
+
+def _attention(channels: int, options: UnetOptions) -> list[Module]:
+    narrow = channels // options.attention_reduction
+    match options.attention:
+        case "se":
+            return [SEModule(channels, rd_channels=narrow)]
+        case "scse":
+            return [SCSEModule(channels, options.attention_reduction)]
+        case "cbam":
+            return [CbamModule(channels, rd_channels=narrow)]
+    return []
 
 
 def _encoder(name: str, in_channels: int, options: UnetOptions) -> tuple[Module, int, list[int], bool]:
@@ -253,7 +270,13 @@ def _encoder(name: str, in_channels: int, options: UnetOptions) -> tuple[Module,
                 "model.options.encoder_depth is not for encoder plain; give its channels in model.options.channels."
             )
         channels = options.channels or PLAIN_CHANNELS
-        return PlainEncoder(in_channels, channels, options.norm), 0, channels, True
+        if options.encoder_attention:
+            _check_attention(options, channels, "level of the encoder")
+        return PlainEncoder(in_channels, channels, options), 0, channels, True
+    if options.encoder_attention:
+        raise PipelineError(
+            f"model.options.encoder_attention is only for encoder plain, not for {name}: remove the setting."
+        )
     if options.channels is not None:
         raise PipelineError(
             f"model.options.channels is only for encoder plain; the channels of {name} are fixed: remove the setting."
@@ -302,12 +325,21 @@ def _decoder_channels(options: UnetOptions, blocks: int, usual: list[int]) -> li
             f"model.options.decoder_channels is {widths}; expected {blocks} numbers, one per decoder block, the "
             "deepest first."
         )
-    if options.attention != "none" and options.attention_reduction > min(widths):
+    if options.attention != "none":
+        _check_attention(options, widths, "decoder block")
+    return widths
+
+
+def _check_attention(options: UnetOptions, widths: Sequence[int], part: str) -> None:
+    if options.attention == "none":
+        raise PipelineError(
+            "model.options.encoder_attention is true, but model.options.attention is none: choose se, scse or cbam."
+        )
+    if options.attention_reduction > min(widths):
         raise PipelineError(
             f"model.options.attention_reduction is {options.attention_reduction}; expected at most {min(widths)}, the "
-            "number of channels of the narrowest decoder block."
+            f"number of channels of the narrowest {part}."
         )
-    return widths
 
 
 def _skips(options: UnetOptions, available: list[int]) -> list[bool]:

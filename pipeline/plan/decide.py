@@ -1,8 +1,9 @@
 """Decides what a run with `--time` trains: how many folds and seeds, and how long each training takes.
 
-The measure is the length of a complete training, as the recipe describes it, on this machine. A budget below two of
-them goes into one training of one fold, because a longer training gains more than an average of two short ones. Above
-that, two seeds of one fold are trained, and as soon as every fold can have a complete training, all folds are.
+The measure is the length of a complete training, as the recipe describes it, on this machine. Two seeds of one fold
+are trained if both can have it, side by side if the machine allows; all folds, if every fold can have it; two seeds of
+all folds likewise. Otherwise all of the time goes into one training of one fold, because a longer training gains more
+than an average of two short ones.
 """
 
 import math
@@ -22,8 +23,6 @@ FIRST_LEAST = 0.03
 """The smallest share of the budget that the first training takes, however long everything around it takes."""
 HALF_SIZE = 0.5
 """The share of the epochs at half the size, if the recipe says nothing about it and its own training does not fit."""
-SIDE_BY_SIDE = 1.8
-"""How much longer a step takes if two trainings share the cores, by which the plan starts; it is measured later."""
 LATE = 0.02
 """The share of the budget that is left free, for what cannot be measured before."""
 STAGES_AFTER = ("validate", "tune", "predict", "encode", "evaluate", "report")
@@ -99,13 +98,12 @@ def main_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan | None:
     available = facts.budget * (1 - LATE) - facts.used - seconds_after(facts, costs, models=1)
     if available < max(2 * FIRST_LEAST * facts.budget, FEWEST_STEPS * costs.full):
         return None
-    count = available / complete
     reasons: list[str] = []
-    rounds = _rounds(recipe, facts, costs, count, reasons)
+    rounds = _rounds(recipe, facts, costs, available / complete, reasons)
     half_size = recipe.train.half_size
     # a recipe that says 0 itself has a reason, such as borders that are a few pixels wide
     given = recipe.train.model_fields_set | {key.removeprefix("train.") for key in facts.chosen}
-    if count < 1 and "half_size" not in given:
+    if available < complete and "half_size" not in given:
         half_size = HALF_SIZE
         reasons.append("half of the epochs at half the size")
     longest = max(one.seconds for one in rounds)
@@ -113,7 +111,7 @@ def main_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan | None:
     share = round(half_size * epochs) / epochs
     step = share * costs.half + (1 - share) * costs.full
     for one in rounds:
-        slower = SIDE_BY_SIDE if one.at_once > 1 and facts.shared else 1.0
+        slower = costs.side_by_side if one.at_once > 1 else 1.0
         one.passes = _passes(recipe, facts, one.seconds / step / slower)
     settings = _settings(recipe, facts, epochs, half_size) | {
         "train.folds": rounds[-1].folds, "train.seeds": rounds[-1].seeds,
@@ -144,23 +142,29 @@ def seconds_after(facts: Facts, costs: Costs, models: int) -> float:
 
 
 def _rounds(recipe: Recipe, facts: Facts, costs: Costs, count: float, reasons: list[str]) -> list[Round]:
-    """Returns the rounds of trainings that fit into the time, if `count` complete trainings fit into it."""
+    """Returns the rounds of trainings that fit into the time, which is `count` times that of a complete training."""
+
+    def fits(models: int) -> bool:
+        slower = costs.side_by_side if min(models, facts.together) > 1 else 1.0
+        return math.ceil(models / facts.together) * slower <= count
+
     folds, seeds = list(facts.folds), list(recipe.train.seeds)
     fixed = {"train.folds", "train.seeds"} & facts.chosen
-    complete = f"the time is enough for {count:.1f} times the recipe's own training"
-    if count < 1:
-        complete = f"the time is enough for {count:.0%} of the recipe's own training"
+    enough = (
+        f"the time is enough for {f'{count:.1f} times' if count >= 1 else f'{count:.0%} of'} the recipe's own training"
+    )
+    complete = "there is time for a complete training of each"
     if fixed:
         reasons.append(f"{', '.join(sorted(fixed))} as given on the command line")
-    elif count >= len(folds) > 1:
-        seeds = [seeds[0], seeds[0] + 1] if count >= 2 * len(folds) else seeds[:1]
+    elif len(folds) > 1 and fits(len(folds)):
+        seeds = [seeds[0], seeds[0] + 1] if fits(2 * len(folds)) else seeds[:1]
         reasons.append(f"all {len(folds)} folds{' and two seeds' * (len(seeds) > 1)}, because {complete}")
-    elif count >= 2:
+    elif fits(2):
         folds, seeds = folds[:1], [seeds[0], seeds[0] + 1]
         reasons.append(f"two seeds of fold {folds[0]}, because {complete}")
     else:
         folds, seeds = folds[:1], seeds[:1]
-        reasons.append(f"one training of fold {folds[0]}, because {complete}")
+        reasons.append(f"one training of fold {folds[0]}, because {enough}")
     steps = [(folds[:1], seeds), (folds, seeds)] if len(folds) > 1 and not fixed else [(folds, seeds)]
     rounds, before = [], 0
     for of_folds, of_seeds in steps:

@@ -1,7 +1,7 @@
 """Measures how long training steps and predictions take on this machine, with a network that is thrown away."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice, repeat
 from typing import Any
 
@@ -23,8 +23,11 @@ STEPS, SECONDS = 4, 6.0
 """The number of timed steps per size, and the seconds after which no further one is made."""
 
 
-def measure(run: Run, member: Member, chosen: Chosen) -> Costs:
+def measure(run: Run, member: Member, chosen: Chosen, sharing: int = 1) -> Costs:
     """Returns the measured costs of training one member on the chosen images.
+
+    `sharing` is the number of trainings that may share the cores of a CPU. A step with the threads that each of them
+    has then is measured, too, but only one at a time.
 
     Raises:
         PipelineError: weights are missing, a setting does not suit the data, or memory runs out.
@@ -37,8 +40,10 @@ def measure(run: Run, member: Member, chosen: Chosen) -> Costs:
     network.to(compute.device)
     try:
         half, full = (_step(run, network, train, compute, at_half) for at_half in (True, False))
-        return Costs(half=half * settings.accumulate, full=full * settings.accumulate,
-                     image=_prediction(run, network, valid, compute))  # fmt: skip
+        image, slower = _prediction(run, network, valid, compute), 1.0
+        if sharing > 1:
+            slower = max(1.0, _with_fewer_threads(sharing, lambda: _step(run, network, train, compute, False)) / full)
+        return Costs(half=half * settings.accumulate, full=full * settings.accumulate, image=image, side_by_side=slower)
     except RuntimeError as error:
         explain_memory(error, run.recipe, False)
         raise
@@ -67,6 +72,15 @@ def _step(run: Run, network: Any, train: Any, compute: Compute, at_half: bool) -
 
     batches = chain.from_iterable(repeat(train))
     return _timed(step)
+
+
+def _with_fewer_threads(sharing: int, work: Callable[[], float]) -> float:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // sharing))
+    try:
+        return work()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _prediction(run: Run, network: Any, valid: Any, compute: Compute) -> float:

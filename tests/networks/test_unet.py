@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import SEModule
 
 from pipeline.core.config.recipe import ModelSettings
 from pipeline.core.errors import PipelineError
@@ -105,12 +106,21 @@ def test_plain_unets(options: dict[str, Any], expected: int) -> None:
         assert network.blocks[0].convolutions[0].in_channels == 1024
 
 
+def test_squeeze_and_excitation_in_every_block() -> None:
+    network = ConfigurableUnet(
+        "plain", 1, 5, channels=[8, 16, 32], attention="se", encoder_attention=True, attention_reduction=8
+    )
+    blocks = [*network.encoder.levels, *(block.convolutions for block in network.blocks)]
+    assert [block[-1].fc1.out_channels for block in blocks] == [1, 2, 4, 2, 1]
+    assert all(isinstance(block[-1], SEModule) for block in blocks)
+
+
 # --- options ---------------------------------------------------------------------------------------------------------
 
 OPTIONS: list[dict[str, Any]] = [
     *({"upsampling": one} for one in ("nearest", "bilinear", "transposed")),
     *({"norm": one} for one in ("batch", "none", "group", "instance")),
-    *({"attention": one} for one in ("none", "scse", "cbam")),
+    *({"attention": one} for one in ("none", "se", "scse", "cbam")),
     {"center_channels": 4},
     {"center_channels": 4, "attention": "scse", "norm": "group", "upsampling": "transposed"},
     *({"dropout": 0.2, "dropout_kind": one} for one in ("element", "spatial")),
@@ -181,7 +191,10 @@ def test_dropout_comes_before_the_convolutions_of_each_block() -> None:
     [
         ({"upsampling": "cubic"}, "model.options.upsampling is 'cubic': .*'nearest', 'bilinear' or 'transposed'"),
         ({"norm": True}, "model.options.norm is True"),
-        ({"attention": "se"}, "model.options.attention is 'se'"),
+        ({"attention": "eca"}, "model.options.attention is 'eca'"),
+        ({"encoder_attention": True}, "encoder_attention is true, but model.options.attention is none"),
+        ({"encoder_attention": True, "attention": "se", "attention_reduction": 5}, "reduction is 5; .* at most 4"),
+        ({"encoder": "resnet18", "channels": None, "encoder_attention": True}, "encoder_attention is only for encoder"),
         ({"channels": [64]}, "model.options.channels is"),
         ({"channels": [64, 0]}, "model.options.channels is"),
         ({"decoder_channels": [8, 8, 8]}, "model.options.decoder_channels is .*expected 2 numbers"),

@@ -16,11 +16,11 @@ FACTS = Facts(
     budget=1200.0, used=0.0, folds=(0, 1, 2, 3, 4), chosen=frozenset(), images=1600, held_out=400, tests=1000, views=2,
     together=2, shared=True,
 )  # fmt: skip
-COSTS = Costs(half=0.1, full=0.4, image=0.01)
+COSTS = Costs(half=0.1, full=0.4, image=0.01, side_by_side=1.8)
 
 
-def decided(hours: float, recipe: Recipe = RECIPE, **facts: Any) -> Plan:
-    plan = main_plan(recipe, replace(FACTS, budget=3600 * hours, **facts), COSTS)
+def decided(hours: float, recipe: Recipe = RECIPE, costs: Costs = COSTS, **facts: Any) -> Plan:
+    plan = main_plan(recipe, replace(FACTS, budget=3600 * hours, **facts), costs)
     assert plan is not None
     return plan
 
@@ -42,6 +42,18 @@ def test_longer_times_train_more_models(hours: float, rounds: list[Any]) -> None
     assert sum(one.training + one.after for one in plan.rounds) == pytest.approx(0.98 * 3600 * hours)
     assert plan.settings["train.epochs"] * 0.9 < sum(one.training for one in plan.rounds)
     assert plan.reasons
+
+
+@pytest.mark.parametrize(
+    ("hours", "together", "slower", "seeds"),
+    [(0.5, 2, 1.3, [0, 1]), (0.5, 2, 1.6, [0]), (0.5, 8, 1.0, [0, 1]), (0.5, 1, 1.0, [0]), (0.8, 1, 1.0, [0, 1])],
+)
+def test_two_seeds_are_trained_if_both_can_have_a_complete_training(
+    hours: float, together: int, slower: float, seeds: list[int]
+) -> None:
+    costs = COSTS.model_copy(update={"side_by_side": slower})
+    plan = decided(hours, costs=costs, together=together, folds=(0,))
+    assert plan.rounds[-1].seeds == seeds
 
 
 def test_a_short_time_trains_half_of_the_epochs_at_half_the_size() -> None:
