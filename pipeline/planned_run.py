@@ -311,13 +311,20 @@ def _carry_out(job: Job, run: "Run", is_first: bool = False) -> None:
         rest = plan.rounds[number:]
         seconds = job.clock.left - sum(later.after for later in rest)
         if is_first:  # the rest of the budget belongs to the main run
-            seconds = min(seconds, one.seconds)
+            seconds = min(seconds, one.seconds - _seconds_trained(run))
         share = one.training / sum(later.training for later in rest)
         until = time.time() + max(0.0, seconds) * share
         of_round = replace(_of_round(run, one), until=until)
         for stage in chosen:
             if stage != "report" or (not is_first and number == len(plan.rounds) - 1):
                 run_stage(of_round, stage, engine=job.engine)
+
+
+def _seconds_trained(first: "Run") -> float:
+    """Returns how long the training of a first run has taken so far, if an earlier process began it."""
+    from pipeline.core.trainings import epochs_of
+
+    return sum(row["train_seconds"] for row in epochs_of(first.fold_folder(first.trained_folds()[0]) / "history.json"))
 
 
 def _of_round(run: "Run", one: "Round") -> "Run":

@@ -101,12 +101,14 @@ class Fingerprint:
         groups = "" if self.groups is None else f" of {self.groups} groups"
         colours = "photographs" if self.photographs else f"{self.channels} channel{'s' * (self.channels != 1)}"
         sizes = f"{self.rows}×{self.columns}" + ("" if self.one_size else " (median)")
-        yield f"{self.images} training images{groups}, {sizes}, {colours}"
-        yield (
-            f"{len(self.classes)} class{'es' * (len(self.classes) != 1)} ({self.kind}); {percent(self.empty_share)} of "
-            f"the masks are empty; the others cover {percent(self.mask_share)} of the image (median), in "
-            f"{self.regions:g} region{'s' * (self.regions != 1)}"
-        )
+        yield f"{self.images} training image{'s' * (self.images != 1)}{groups}, {sizes}, {colours}"
+        masks = "all masks are empty"
+        if self.empty_share < 1:
+            masks = (
+                f"{percent(self.empty_share)} of the masks are empty; the others cover {percent(self.mask_share)} of "
+                f"the image (median), in {self.regions:g} region{'s' * (self.regions != 1)}"
+            )
+        yield f"{len(self.classes)} class{'es' * (len(self.classes) != 1)} ({self.kind}); {masks}"
         yield f"metric {self.metric}; {self.machine.title}"
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -107,7 +108,12 @@ def test_fingerprint(root: Path, cells: Path) -> None:
     assert found.class_images == {"cell": 0.75}
     assert found.class_pixels == {"cell": pytest.approx(0.75 * 128 / 3072, abs=1e-4)}
     assert json.loads(json.dumps(found.to_json()))["machine"]["cores"] == 1
-    assert next(iter(found.lines())) == "12 training images, 48×64, 1 channel"
+    assert list(found.lines())[:2] == [
+        "12 training images, 48×64, 1 channel",
+        "1 class (binary); 25 % of the masks are empty; the others cover 4 % of the image (median), in 1 region",
+    ]
+    lines = list(replace(found, images=1, empty_share=1.0).lines())
+    assert lines[:2] == ["1 training image, 48×64, 1 channel", "1 class (binary); all masks are empty"]
 
 
 def test_fingerprint_of_photographs_and_of_a_sample(root: Path, cells: Path) -> None:
