@@ -39,6 +39,7 @@ def test_the_reports_and_our_own_are_there() -> None:
         "tgs-salt",
         "tgs-salt-lite0",
         "mars-terrain",
+        "mars-terrain-rare",
         "oxford-pet",
     }
 
