@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 BEFORE = STAGES[: STAGES.index("train")]
 AFTER = STAGES[STAGES.index("train") + 1 :]
 FEW_PASSES = 3.0
-STILL_MISSING = {True: (0.15, 0.65), False: (0.65, 1.0)}
+STILL_MISSING, STILL_MISSING_LATER = (0.15, 0.65), (0.65, 1.0)
 """What a main run lacks to a perfect score, as a share of what its first run lacked: the smallest and the largest share
-that were measured (benchmarks/RESULTS.md), for first runs with up to FEW_PASSES over the images and with more."""
+(benchmarks/RESULTS.md), after a first run with up to FEW_PASSES over the images and with more."""
 MOST_AT_ONCE = 64
 """The largest number of trainings at the same time that a plan takes into account."""
 NOTED_EVERY = 2.0
@@ -238,7 +238,7 @@ def _run_first(job: Job, opened: "Run") -> "Run":
             f"{1 / costs.image:.0f} in prediction"
         )
         try:
-            plan = first_plan(opened.recipe, _facts(job, opened), costs)
+            plan = first_plan(opened.recipe, replace(facts, used=job.clock.used), costs)
         except PipelineError:
             job.clock.reset()  # the same command may succeed now that the data are prepared
             raise
@@ -271,7 +271,7 @@ def _plan_main(job: Job, opened: "Run", first: "Run") -> bool:
         say(line)
     if metric_of(opened.competition).higher_is_better:
         score = honest_score(read_scored(first.folder))
-        shares = STILL_MISSING[read_plan(first.plan).rounds[0].passes <= FEW_PASSES]
+        shares = STILL_MISSING if read_plan(first.plan).rounds[0].passes <= FEW_PASSES else STILL_MISSING_LATER
         low, high = (1 - share * (1 - score) for share in reversed(shares))
         say(
             f"  expected: {opened.competition.metric} {low:.2f} to {high:.2f}, honest, as on the data of "

@@ -271,7 +271,12 @@ def _encoder(name: str, in_channels: int, options: UnetOptions) -> tuple[Module,
             )
         channels = options.channels or PLAIN_CHANNELS
         if options.encoder_attention:
-            _check_attention(options, channels, "level of the encoder")
+            if options.attention == "none":
+                raise PipelineError(
+                    "model.options.encoder_attention is true, but model.options.attention is none: choose se, scse or "
+                    "cbam."
+                )
+            _check_reduction(options, channels, "level of the encoder")
         return PlainEncoder(in_channels, channels, options), 0, channels, True
     if options.encoder_attention:
         raise PipelineError(
@@ -326,15 +331,11 @@ def _decoder_channels(options: UnetOptions, blocks: int, usual: list[int]) -> li
             "deepest first."
         )
     if options.attention != "none":
-        _check_attention(options, widths, "decoder block")
+        _check_reduction(options, widths, "decoder block")
     return widths
 
 
-def _check_attention(options: UnetOptions, widths: Sequence[int], part: str) -> None:
-    if options.attention == "none":
-        raise PipelineError(
-            "model.options.encoder_attention is true, but model.options.attention is none: choose se, scse or cbam."
-        )
+def _check_reduction(options: UnetOptions, widths: Sequence[int], part: str) -> None:
     if options.attention_reduction > min(widths):
         raise PipelineError(
             f"model.options.attention_reduction is {options.attention_reduction}; expected at most {min(widths)}, the "
