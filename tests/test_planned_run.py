@@ -3,16 +3,20 @@
 from typing import Any
 
 import pytest
+import torch
 from conftest import Tiny
 from trainings import BASE
 
+from pipeline.core import driver
 from pipeline.core.config.settings import merge
 from pipeline.core.errors import PipelineError
 from pipeline.core.plan import read_plan, seconds_used
-from pipeline.core.run import open_run
+from pipeline.core.run import Member, open_run
 from pipeline.options import HowOptions, RunOptions
-from pipeline.planned_run import run_in_time
+from pipeline.plan import pilot
+from pipeline.planned_run import BEFORE, run_in_time
 from pipeline.train.pace import FollowPlan
+from pipeline.train.stage import rows_of
 
 # trainings at the same time would be other processes, in which they are not cut short
 OPTIONS = RunOptions(time="10m", assignments=["train.parallel=1"])
@@ -124,3 +128,18 @@ def test_parts_of_a_run_are_not_planned(short: Tiny) -> None:
     )
     done = short.cli("tune", short.recipe_path, "--time", "10m")
     assert done.returncode == 2 and "small-10m is not planned yet: `python -m pipeline run" in done.stderr
+
+
+def test_steps_with_half_of_the_threads_are_measured(short: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(str(short.recipe_path))
+    for stage in BEFORE:
+        driver.run_stage(run, stage)
+    monkeypatch.setattr(pilot, "_step", lambda *_: 6.0 / torch.get_num_threads())
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for sharing, slower in ((1, 1.0), (2, 2.0)):
+            costs = pilot.measure(run, Member(0, 0), rows_of(run, 0), sharing)
+            assert (costs.full, costs.side_by_side, torch.get_num_threads()) == (1.5, slower, 4)
+    finally:
+        torch.set_num_threads(before)
