@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class OpenvinoNetwork(Module):
 
     def _converted(self, pixels: Tensor) -> Any:
         """Returns a request for images of this size."""
-        openvino = _openvino()
+        openvino, core = _openvino(), _core()
         shape = [-1, *pixels.shape[1:]]
         example = torch.zeros((2, *pixels.shape[1:]), dtype=pixels.dtype)
         precision = {"32-true": "f32", "bf16-mixed": "bf16"}[self.compute.precision]
@@ -86,7 +87,7 @@ class OpenvinoNetwork(Module):
                 warnings.simplefilter("ignore")
                 traced = torch.jit.freeze(torch.jit.trace(_Tensors(self.network).eval(), example, check_trace=False))
                 model = openvino.convert_model(traced, input=[(shape, openvino.Type(example.numpy().dtype))])
-            return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+            return core.compile_model(model, "CPU", settings).create_infer_request()
         except Exception as error:  # both libraries raise many types
             pass_on(error)
             raise PipelineError(
@@ -117,6 +118,16 @@ def _openvino() -> Any:
     import openvino
 
     return openvino
+
+
+@cache
+def _core() -> Any:
+    """Returns the only Core of this process, which is never deleted.
+
+    The CPU plugin of each Core gives signal handlers a stack of its own. After several Cores were deleted, handlers may
+    be left with a stack that is already freed, and the next Ctrl-C then ends Python with a segmentation fault.
+    """
+    return _openvino().Core()
 
 
 class _Tensors(Module):

@@ -1,7 +1,9 @@
 """OpenVINO gives the probabilities of torch, and says what is missing."""
 
+import ctypes
 import importlib.util
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +44,21 @@ def test_the_probabilities_are_those_of_torch(network: SegmentationNetwork) -> N
     assert ours[1] == pytest.approx(theirs[1], abs=1e-3)
     assert len(converted.requests) == 2  # d4 also shows the images on their side
     assert converted(pixels[:1]).mask.shape == (1, 1, 20, 30)
+
+
+def test_ctrl_c_finds_its_stack_after_networks_are_deleted(network: SegmentationNetwork) -> None:
+    if importlib.util.find_spec("openvino") is None or not sys.platform.startswith("linux"):
+        pytest.skip("openvino is not installed, or this is not Linux")
+    networks = [OpenvinoNetwork(network, CPU) for _ in range(2)]
+    for each in networks:
+        each(torch.zeros((2, 1, 16, 16), dtype=torch.uint8))
+    del each
+    while networks:
+        del networks[0]
+    stack = (ctypes.c_size_t * 3)()  # address, flags, size
+    assert ctypes.CDLL(None).sigaltstack(None, stack) == 0
+    ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+    assert not stack[0] or any(int(start, 16) <= stack[0] < int(end, 16) for start, end in ranges)
 
 
 def test_a_difference_from_torch_is_an_error(network: SegmentationNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
