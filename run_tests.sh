@@ -14,5 +14,6 @@ failed=
 [[ -z $failed ]] || echo "run_tests: failed so far: $failed (the exit code will be nonzero even if pytest passes)" >&2
 
 # two processes with one thread each; `-n 0` runs the tests in a single process, for a debugger
-"$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" || exit $?
+# a process that crashes is not replaced: pytest-xdist may then wait forever at the end
+"$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@" || exit $?
 [[ -z $failed ]]
