@@ -131,13 +131,12 @@ def data(run: Run) -> Shown | None:
     total = table.total_area(train, run.competition.foreground)
     drawn = [charts.mask_areas(train, run.competition)]
     sizes = images.groupby(["height", "width"]).size().sort_values(ascending=False)
-    order = train.assign(total=total).sort_values("total", kind="stable")
-    empty = order[order["total"] == 0].head(EMPTY)
-    chosen = pd.concat([empty, evenly(order[order["total"] > 0], SHEET - len(empty))])
-    shares = (chosen["total"] / (chosen["height"] * chosen["width"])).tolist()
+    order = train.assign(share=total / (train["height"] * train["width"])).sort_values("share", kind="stable")
+    empty = order[order["share"] == 0].head(EMPTY)
+    chosen = pd.concat([empty, evenly(order[order["share"] > 0], SHEET - len(empty))])
     captions = {
         name: f"{name}: {share(part) if part else 'no mask'}"
-        for name, part in zip(chosen["image_id"], shares, strict=True)
+        for name, part in zip(chosen["image_id"], chosen["share"], strict=True)
     }
     groups = train.groupby("group").size().agg(["size", "min", "max"]).to_dict()
     return {

@@ -177,11 +177,12 @@ def submission(run: Run, honest: float, averaged: dict[str, Any] | None) -> dict
         for other in other_runs.runs_of(run)
         if other.recipe.trains
     )
-    description = f"a mean of {models} models" if models > 1 else "one model"
-    description += ", which out-of-fold images cannot measure"
+    description = f"a mean of {models} models, which out-of-fold images cannot measure"
     if run.recipe.train.final or models == 0:
         return {"is": "predictions by models without out-of-fold images" if models else "external predictions",
                 "from": None, "to": None, "models": models}  # fmt: skip
+    if models == 1:
+        return {"is": "this one model; nothing is averaged", "from": honest, "to": honest, "models": models}
     if averaged is None:
         description += "; two seeds (train.seeds) would give an upper bound"
         return {"is": description, "from": honest, "to": None, "models": models}
@@ -207,5 +208,6 @@ def lines(result: dict[str, Any]) -> list[str]:
     elif optimism:
         texts[-1] += f" (nested {result['nested']:.4f}, minus {optimism:.4f} for the choice of the epoch)"
     low, high = (scores["submission"][end] for end in ("from", "to"))
-    shown = "not known" if low is None else f"{low:.4f}{' or better' if high is None else f' to {high:.4f}'}"
+    more = " or better" if high is None else f" to {high:.4f}" if high != low else ""
+    shown = "not known" if low is None else f"{low:.4f}{more}"
     return [*texts, f"{'submission':12} {shown}  {scores['submission']['is']}"]

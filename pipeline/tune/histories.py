@@ -1,4 +1,4 @@
-"""Finds folds that kept the wrong epoch, from the held-out loss after every epoch of training."""
+"""Finds folds that kept the wrong epoch, from the held-out loss during training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pipeline.core.verdict import Level, Reason
 from pipeline.tune.findings import longer, named, trained_again
 
 FALLING = 0.2
-"""The share by which the loss must fall over the last three epochs, without a rise, to count as still falling."""
+"""The share by which the loss must fall over the last four measured epochs, without a rise, to count as still falling."""
 MUCH = 0.02
 """The share of the total fall that this must also be: a fall from 0.006 to 0.004 is no reason to train longer."""
 EARLY = 1.5
@@ -36,9 +36,13 @@ class History:
     run: Run
     title: str
     loss: np.ndarray
-    """The loss after every epoch (E,)."""
+    """The loss after every epoch that ended with a prediction of the held-out images (E,)."""
+    numbers: list[int]
+    """The numbers of these epochs, counted from 1 (E,): not all epochs of a planned training predict."""
     kept: int
-    """The epoch whose weights were kept, counted from 0."""
+    """The place of the epoch whose weights were kept."""
+    total: int
+    """The number of epochs of the training."""
 
     @property
     def smooth(self) -> np.ndarray:
@@ -115,23 +119,25 @@ def _pair(folder: Path) -> tuple[Path, Path]:
 
 def _read(folder: Path, run: Run, title: str) -> History | None:
     history, summary = _pair(folder)
+    everything, kept = epochs_of(history), read_record(summary).get("best_epoch")
     # planned trainings do not predict the held-out images after each epoch
-    rows, kept = [row for row in epochs_of(history) if "valid/loss" in row], read_record(summary).get("best_epoch")
-    losses = [row["valid/loss"] for row in rows]
+    rows = [row for row in everything if "valid/loss" in row]
+    losses, epochs = [row["valid/loss"] for row in rows], [row.get("epoch") for row in rows]
     kept = next((place for place, row in enumerate(rows) if row.get("epoch") == kept), None)
     loss = np.array([value if isinstance(value, int | float) else np.nan for value in losses], np.float64)
-    if not np.isfinite(loss).all() or not isinstance(kept, int) or not 0 <= kept < len(loss):
+    numbers = [epoch + 1 for epoch in epochs if isinstance(epoch, int)]
+    if not np.isfinite(loss).all() or kept is None or len(numbers) < len(loss):
         return None
-    return History(run, title, loss, kept)
+    return History(run, title, loss, numbers, kept, len(everything))
 
 
 def _early(known: list[History]) -> list[Reason]:
     early = [history for history in known if history.kept_early]
     if not early:
         return []
-    details = [f"{fold.title} kept epoch {fold.kept + 1} (held-out loss {fold.loss[fold.kept]:.3f}), but epoch "
-               f"{fold.kept + int(fold.loss[fold.kept :].argmin()) + 1} had {fold.loss[fold.kept :].min():.3f}"
-               for fold in early]  # fmt: skip
+    details = [f"{fold.title} kept epoch {fold.numbers[fold.kept]} (held-out loss {fold.loss[fold.kept]:.3f}), but "
+               f"epoch {fold.numbers[fold.kept + int(fold.loss[fold.kept :].argmin())]} had "
+               f"{fold.loss[fold.kept :].min():.3f}" for fold in early]  # fmt: skip
     run = early[0].run
     command = trained_again(run, "loss", "train.monitor=loss")
     if run.recipe.train.monitor == "loss":
@@ -144,13 +150,13 @@ def _falling(known: list[History]) -> list[Reason]:
     falling = [history for history in known if history.still_falling]
     if not falling:
         return []
-    details = [f"{fold.title} ({fold.loss[-4]:.3f} to {fold.loss[-1]:.3f} in the last three of {len(fold.loss)} epochs)"
-               for fold in falling]  # fmt: skip
+    details = [f"{fold.title} ({fold.loss[-4]:.3f} after epoch {fold.numbers[-4]}, {fold.loss[-1]:.3f} after epoch "
+               f"{fold.numbers[-1]} of {fold.total})" for fold in falling]  # fmt: skip
     text = f"Training ended while the held-out loss was still falling: {named(details)}."
     run = falling[0].run
     on_purpose = "--quick" in run.options or run.budget  # the training had to end early
     level: Level = "note" if on_purpose else "check"
-    return [Reason(level, "stopped too early", text, longer(run, 2 * len(falling[0].loss)))]
+    return [Reason(level, "stopped too early", text, longer(run, 2 * falling[0].total))]
 
 
 def _late(known: list[History]) -> list[Reason]:
@@ -160,7 +166,7 @@ def _late(known: list[History]) -> list[Reason]:
     run = late[0].run
     command = trained_again(run, "loss", "train.monitor=loss", "train.keep=best")
     if not late[0].of_the_end and run.recipe.train.monitor == "loss":
-        command = trained_again(run, "shorter", f"train.epochs={int(late[0].smooth.argmin()) + 1}")
+        command = trained_again(run, "shorter", f"train.epochs={late[0].numbers[int(late[0].smooth.argmin())]}")
     details = named(list(map(_late_detail, late)))
     rose = f"The held-out loss rose before the end of training: {details}."
     text = rose if late[0].of_the_end else f"The kept epoch is too late: {details}."
@@ -172,11 +178,12 @@ def _late_detail(history: History) -> str:
     if not history.of_the_end:
         lowest = int(history.loss[: history.kept].argmin())
         return (
-            f"{history.title} kept epoch {history.kept + 1} (held-out loss {history.loss[history.kept]:.3f}), but the "
-            f"lowest was {history.loss[lowest]:.3f} in epoch {lowest + 1}"
+            f"{history.title} kept epoch {history.numbers[history.kept]} (held-out loss {history.loss[history.kept]:.3f}), but the "
+            f"lowest was {history.loss[lowest]:.3f} in epoch {history.numbers[lowest]}"
         )
     lowest = int(history.means.argmin())
     return (
-        f"in {history.title} it was {history.means[-1]:.3f} over the last {WINDOW} epochs, but "
-        f"{history.means[lowest]:.3f} over epochs {lowest + 1} to {lowest + WINDOW}"
+        f"in {history.title} its mean was {history.means[-1]:.3f} from epoch {history.numbers[-WINDOW]} to "
+        f"{history.numbers[-1]}, but {history.means[lowest]:.3f} from epoch {history.numbers[lowest]} to "
+        f"{history.numbers[lowest + WINDOW - 1]}"
     )

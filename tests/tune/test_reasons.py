@@ -300,10 +300,11 @@ def test_notes_are_no_reason_against_a_submission() -> None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def trained(losses: Sequence[float], kept: int, options: tuple[str, ...] = (), **train: Any) -> list[Reason]:
+def trained(losses: Sequence[float | None], kept: int, options: tuple[str, ...] = (), **train: Any) -> list[Reason]:
     run = replace(run_of(train={"folds": [0], **train}), options=options)
     folder = run.fold_folder(0)
-    write_json(folder / "history.json", [{"epoch": place, "valid/loss": one} for place, one in enumerate(losses)])
+    rows = [{"epoch": place} | ({} if one is None else {"valid/loss": one}) for place, one in enumerate(losses)]
+    write_json(folder / "history.json", rows)
     write_json(folder / "fold.json", {"best_epoch": kept})
     assert histories.files(run) == (folder / "history.json", folder / "fold.json")
     return histories.reasons(run)
@@ -320,7 +321,9 @@ def test_a_lucky_early_epoch_is_named() -> None:
 
 def test_training_that_ended_while_the_loss_fell_is_named() -> None:
     (reason,) = trained([1.0, 0.8, 0.5, 0.3, 0.2], 4, epochs=5)
-    assert reason.kind == "stopped too early" and "fold 0 (0.800 to 0.200" in reason.text
+    assert (
+        reason.kind == "stopped too early" and "fold 0 (0.800 after epoch 2, 0.200 after epoch 5 of 5)" in reason.text
+    )
     assert reason.command.endswith("run x --set train.epochs=10 --name x-longer")
     (reason,) = trained([1.0, 0.8, 0.5, 0.3], 3, options=("x", "--quick"))
     assert reason.level == "note" and reason.command.endswith("run x")  # short on purpose
@@ -346,13 +349,22 @@ def test_weights_of_the_end_whose_smoothed_loss_rose_are_named(keep: str) -> Non
     assert (reason.level, reason.kind) == ("note", "trained too long")
     assert trained([1.0, 0.5, 0.2, 0.19, 0.21, 0.3, 0.32, 0.34], 7, keep=keep)[0].level == "check"
     assert reason.text == (
-        "The held-out loss rose before the end of training: in fold 0 it was 0.230 over the last 3 epochs, but 0.200 "
-        "over epochs 3 to 5."
+        "The held-out loss rose before the end of training: in fold 0 its mean was 0.230 from epoch 6 to 8, but 0.200 "
+        "from epoch 3 to 5."
     )
     assert "train.monitor=loss --set train.keep=best" in reason.command
     assert trained([1.0, 0.5, 0.2, 0.19, 0.21, 0.21, 0.22, 0.22], 7, keep=keep) == []  # by less than a tenth
     assert trained([0.4, 0.3, 0.2, 0.24], 3, keep=keep) == []
     assert trained([0.1, 0.2, 0.4], 2, keep=keep) == []  # too few to tell
+
+
+def test_epochs_without_a_prediction_are_counted() -> None:
+    losses = [None, 1.0, None, 0.8, None, 0.5, None, None, 0.3, 0.2]
+    (reason,) = trained(losses, 9, epochs=10)
+    assert "fold 0 (0.800 after epoch 4, 0.200 after epoch 10 of 10)" in reason.text
+    assert "train.epochs=20 " in reason.command
+    (reason,) = trained([None, 0.9, None, 0.3, 0.1], 1, monitor="score", keep="best")
+    assert "kept epoch 2 (held-out loss 0.900), but epoch 5 had 0.100" in reason.text
 
 
 def test_runs_without_histories_say_nothing() -> None:

@@ -564,6 +564,14 @@ def test_several_seeds_measure_what_an_average_brings(monkeypatch: pytest.Monkey
     assert "averaging" not in tuned(held_out_of(images, run_of()), monkeypatch)
 
 
+def test_one_model_is_expected_to_score_what_was_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = random_images(15, number=40, shape=(14, 18), ignored=False)
+    result = tuned(held_out_of(images, run_of(train={"folds": [0]})), monkeypatch)
+    honest, submission = (result["scores"][name] for name in ("fold_model", "submission"))
+    assert submission["from"] == submission["to"] == honest["score"]
+    assert estimate.lines(result)[-1] == f"submission   {honest['score']:.4f}  this one model; nothing is averaged"
+
+
 # --- ensembles -------------------------------------------------------------------------------------------------------
 
 
