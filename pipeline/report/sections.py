@@ -1,6 +1,7 @@
 """Collects the content of each section of the report from the files that a stage wrote; None if it has not run."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from pipeline.core.console import duration
 from pipeline.core.errors import PipelineError
 from pipeline.core.results import read_submission, read_test_scores, read_tuned, searched_by
 from pipeline.core.run import Run, describe
+from pipeline.core.trainings import Speed, read_training
 from pipeline.core.verdict import Reason, as_step, constants, gravest_first, judge, of_what, tuned
+from pipeline.core.written import if_sound
 from pipeline.decode import table
 from pipeline.masks import overlay
 from pipeline.masks.decision import in_words
@@ -336,7 +339,7 @@ def exact(run: Run) -> Shown:
         *(file.with_suffix(".manifest.json") for file in (run.folds_file, run.audit)),
         *run.folder.rglob("manifest.json"), *run.folder.rglob("*.manifest.json"),
     ]  # fmt: skip
-    records = [record for path in sorted(places) if (record := freshness.read_manifest(path))]
+    records = [_of_all_sessions(path, record) for path in sorted(places) if (record := freshness.read_manifest(path))]
     records = [record for record in records if record["stage"] != "report"]
     records.sort(key=lambda record: record["finished"])
     seconds = sum(record["seconds"] for record in records)
@@ -350,6 +353,14 @@ def exact(run: Run) -> Shown:
         "environment": freshness.environment(),
         "times": {record.get("title", record["stage"]): record for record in records},
     }
+
+
+def _of_all_sessions(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a step; that of a training with the seconds of all its processes, if it was interrupted."""
+    if record["stage"] != "train":
+        return record
+    summary = if_sound(lambda file: read_training(file, Speed), path.with_name("fold.json")) or {}
+    return record | {"seconds": max(record["seconds"], summary.get("seconds") or 0)}
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from pipeline.core import freshness
 from pipeline.core.console import console, peak_memory
 from pipeline.core.files import write_json, writing
+from pipeline.core.plan import FIRST
 from pipeline.core.run import Member, Run
 from pipeline.networks import models
 from pipeline.networks.device import Compute
@@ -52,7 +53,8 @@ def finish(
             f"{escape(collapsed.upper())}: do not submit this; try a smaller learning rate or another loss, and check "
             "the masks.[/bold red]"
         )
-    warn_batchnorm_gap(rows[-1], member.title)
+    if not (run.budget and run.name.endswith(FIRST)):  # after so few batches it is no surprise
+        warn_batchnorm_gap(rows[-1], member.title)
     batches = sum(row.get("batches", len(train)) for row in rows)  # rows of earlier versions do not have it
     images, seconds = batches * run.recipe.train.batch_size, sum(row["train_seconds"] for row in rows)
     write_json(folder / "fold.json", {

@@ -13,7 +13,7 @@ from pipeline.core.verdict import Level, Reason
 from pipeline.tune.findings import longer, named, trained_again
 
 FALLING = 0.2
-"""The share by which the loss must fall over the last four measured epochs, without a rise, to count as still falling."""
+"""The share by which the loss must fall over the last four measurements, without a rise, to count as still falling."""
 MUCH = 0.02
 """The share of the total fall that this must also be: a fall from 0.006 to 0.004 is no reason to train longer."""
 EARLY = 1.5
@@ -178,8 +178,9 @@ def _late_detail(history: History) -> str:
     if not history.of_the_end:
         lowest = int(history.loss[: history.kept].argmin())
         return (
-            f"{history.title} kept epoch {history.numbers[history.kept]} (held-out loss {history.loss[history.kept]:.3f}), but the "
-            f"lowest was {history.loss[lowest]:.3f} in epoch {history.numbers[lowest]}"
+            f"{history.title} kept epoch {history.numbers[history.kept]} (held-out loss "
+            f"{history.loss[history.kept]:.3f}), but the lowest was {history.loss[lowest]:.3f} in epoch "
+            f"{history.numbers[lowest]}"
         )
     lowest = int(history.means.argmin())
     return (

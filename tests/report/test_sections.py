@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import written
-from conftest import TRAIN_IDS, Tiny
+from conftest import MANIFEST, TRAIN_IDS, Tiny
 
 from pipeline.core.run import Run
 from pipeline.core.verdict import Reason, to_json
@@ -98,6 +98,15 @@ def test_the_verdict_is_told_without_colour(run: Run, drawn: list[str]) -> None:
     assert "✓ Fine" in shown(run) and "No problems were found." in shown(run)
     run.postprocess.unlink()
     assert 'class="word' not in shown(run)
+
+
+def test_an_interrupted_training_counts_all_its_seconds(run: Run, drawn: list[str]) -> None:
+    folder = run.fold_folder(0)
+    put(folder / "manifest.json", MANIFEST | {"stage": "train", "finished": "2026-11-30", "seconds": 60})
+    put(folder / "fold.json", {"seconds": 150.0})
+    assert sections.exact(run)["trained"] == "2 min"
+    put(folder / "fold.json", {"seconds": 20.0})
+    assert sections.exact(run)["trained"] == "60 s"
 
 
 def shown(run: Run) -> str:
