@@ -19,6 +19,7 @@ from pipeline import running
 from pipeline.core import interruption
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import launched
+from pipeline.core.moments import Moment
 from pipeline.core.plan import FIRST
 from pipeline.options import HowOptions, RunOptions
 from pipeline.stages import STAGES
@@ -313,7 +314,7 @@ def _carry_out(job: Job, run: "Run", is_first: bool = False) -> None:
         if is_first:  # the rest of the budget belongs to the main run
             seconds = min(seconds, one.seconds - _seconds_trained(run))
         share = one.training / sum(later.training for later in rest)
-        until = time.time() + max(0.0, seconds) * share
+        until = Moment.after(max(0.0, seconds) * share)
         of_round = replace(_of_round(run, one), until=until)
         for stage in chosen:
             if stage != "report" or (not is_first and number == len(plan.rounds) - 1):

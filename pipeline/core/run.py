@@ -15,6 +15,7 @@ from pipeline.core.config.settings import assignments_of
 from pipeline.core.config.submission_settings import ENDINGS
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_record, root, shown
+from pipeline.core.moments import Moment
 from pipeline.core.plan import PLAN, find_plan
 from pipeline.core.run_checks import budget_of, check_name, check_plan, check_run
 from pipeline.core.version import program
@@ -59,8 +60,8 @@ class Run:
     """The arguments of the command line that open this run: the recipe and the options that change it."""
     budget: float | None = None
     """The time of a planned run (`--time`) in seconds; None for other runs."""
-    until: float | None = None
-    """When the trainings that now run must end, in seconds since the epoch; None if no plan is being carried out."""
+    until: Moment | None = None
+    """When the trainings that now run must end; None if no plan is being carried out."""
 
     def command(self, *more: str) -> str:
         """Returns the command line of this run, with the options `more` added."""
