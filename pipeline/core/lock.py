@@ -107,7 +107,7 @@ class StepLock:
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
-            return self._of_a_deadmachine_id()
+            return self._of_a_dead_machine()
         except (OSError, NotImplementedError):
             return self._without_locks()
         holder, age = self._read()

@@ -10,8 +10,8 @@ import torch
 from conftest import Tiny
 from trainings import prepare, summary, train
 
-from pipeline.core.config.training import ScheduleSettings
 from pipeline.core import moments
+from pipeline.core.config.training import ScheduleSettings
 from pipeline.core.files import write_json
 from pipeline.core.moments import Moment
 from pipeline.core.plan import Costs, Pace, Plan, Round, validations_for
