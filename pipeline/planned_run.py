@@ -116,8 +116,10 @@ def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine", st
         opened = job.open()
         if not any(driver.unfinished(opened, stage) for stage in running.chosen_stages(opened, "train", STAGES[-1])[0]):
             clock.stop()
-        elif not opened.submission.exists() and opened.competition.has_test:
-            _restore_first(job, opened)
+        else:
+            say(f"  {exact_duration(clock.left)} of {exact_duration(clock.budget)} are left")
+            if not opened.submission.exists() and opened.competition.has_test:
+                _restore_first(job, opened)
         _carry_out(job, opened)
         opened = job.open()  # without the rounds that were left out
     say(f"  {exact_duration(clock.used)} of {exact_duration(clock.budget)} used ({clock.used / clock.budget:.0%})")
@@ -140,11 +142,13 @@ def _prepare(opened: "Run", how: HowOptions, engine: "Engine") -> None:
 
 def _run_first(job: Job, opened: "Run") -> "Run":
     """Makes the first submission, and returns the run that made it."""
+    from pipeline.core import events
     from pipeline.core.console import exact_duration, say, show
     from pipeline.core.files import shown, write_json
     from pipeline.core.results import honest_score, read_scored
     from pipeline.core.run import Member
     from pipeline.plan.decide import first_plan
+    from pipeline.status import tell
 
     plan_file = opened.competition_folder / (opened.name + FIRST) / opened.plan.name
     if not plan_file.exists():
@@ -171,7 +175,9 @@ def _run_first(job: Job, opened: "Run") -> "Run":
     made = (
         f"submission so far: {shown(first.submission)} ({score})" if first.competition.has_test else f"so far: {score}"
     )
-    show(f"  {made}, after {exact_duration(job.clock.used)}")
+    (say if events.enabled() else show)(f"  {made}, after {exact_duration(job.clock.used)}")
+    if events.enabled():
+        tell(first)
     return first
 
 
@@ -347,7 +353,7 @@ def _compare_with_first(job: Job, run: "Run") -> None:
     from pipeline.core.written import if_sound
     from pipeline.masks.metrics import metric_of
 
-    first = job.open(run.name + FIRST)
+    first = replace(run, name=run.name + FIRST)
     early, late = (if_sound(read_scored, one.folder) for one in (first, run))
     sign = metric_of(run.competition).sign
     if early and late and sign * honest_score(early) > sign * honest_score(late):

@@ -46,7 +46,7 @@ def is_duration(text: str) -> bool:
 
 def text_of(seconds: float) -> str:
     """Returns a duration as `seconds_of` reads it, in minutes if these are whole."""
-    return f"{seconds / 60:.0f}m" if seconds % 60 == 0 else f"{seconds:g}s"
+    return f"{seconds / 60:.0f}m" if seconds % 60 == 0 else f"{seconds!r}s"
 
 
 def budget_of(text: str, option: str = "--time", or_none: bool = False) -> float:

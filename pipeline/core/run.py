@@ -67,16 +67,22 @@ class Run:
     def command(self, *more: str) -> str:
         """Returns the command line of this run, with the options `more` added. A planned run is always run as a whole:
         `--from` and `--to` are left out."""
-        words = self._words()
+        words = self._words(renamed="--name" in more)
         if more[:1] in (("--from",), ("--to",)) and (self.budget or "--time" in words):
             more = more[2:]
         return shlex.join([*program().split(), "run", *words, *more])
 
-    def _words(self) -> list[str]:
+    def _words(self, renamed: bool = False) -> list[str]:
         """Returns the arguments that open this run. A name that a planned run would have, such as <recipe>-45m, is that
         of a planned run as long as nothing has been trained under it."""
         recipe = self.recipe.name
-        named = [] if self.name == recipe else ["--quick"] if self.name == f"{recipe}-quick" else ["--name", self.name]
+        named = (
+            []
+            if renamed or self.name == recipe
+            else ["--quick"]
+            if self.name == f"{recipe}-quick"
+            else ["--name", self.name]
+        )
         words = list(self.options or (recipe, *named))
         time = self.name.removeprefix(f"{recipe}-")
         new = "--name" in words and time != self.name and is_duration(time)
@@ -383,7 +389,14 @@ def open_run(
     folder_of_run = root() / "work" / load_competition(loaded.competition).name / run_name
     if oof is None and follow_plan and (plan := find_plan(folder_of_run)):
         planned = [*(assignments or []), *assignments_of(plan.settings)]
-        own, loaded = loaded, load_recipe(recipe, quick, planned, competition)
+        own = loaded
+        try:
+            loaded = load_recipe(recipe, quick, planned, competition)
+        except PipelineError as error:
+            raise PipelineError(
+                f"{shown(folder_of_run / PLAN)} does not fit to this recipe: {str(error).rstrip('.')}. Give the run "
+                "another --name, restore the recipe, or plan and train again with --force."
+            ) from error
         check_plan(run_name, plan, budget, (own, loaded), assignments or [])
         budget = plan.budget
     elif oof is None and follow_plan and (clock := find_clock(folder_of_run)) and clock.budget:
