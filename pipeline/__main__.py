@@ -241,14 +241,14 @@ def status(recipe: RecipeName, options: RunOptions = RunOptions()) -> None:
     from rich.console import Console
 
     from pipeline.core import driver
-    from pipeline.status import plan_lines, status_table
+    from pipeline.status import next_command, plan_lines, status_table
 
     opened = options.open(recipe)
     table, next_stage = status_table(opened)
     Console(width=None if sys.stdout.isatty() else 160, emoji=False).print(table)
     for line in plan_lines(opened):
         Console(soft_wrap=True, emoji=False).print(line, highlight=False, markup=False)
-    message = f"next: {opened.command()}" if next_stage else "everything is up to date"
+    message = f"next: {next_command(opened)}" if next_stage else "everything is up to date"
     if next_stage and driver.Stage(next_stage).needs_test and opened.recipe.arrays and not opened.recipe.arrays.test:
         message = f"{next_stage} and later stages need predictions for the test images: {NO_TEST}"
     Console(soft_wrap=True, emoji=False).print(message, highlight=False, markup=False)

@@ -108,7 +108,8 @@ def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine", st
         job = Job(recipe, options, how, engine, clock)
         if not how.force:
             _prepare(opened, how, engine)
-        if not opened.plan.exists() and not _plan_main(job, opened, first := _run_first(job, opened)):
+        resumed = opened.plan.exists()
+        if not resumed and not _plan_main(job, opened, first := _run_first(job, opened)):
             clock.note(rounds=0)
             say(f"  the rest of the time is too short for a better training; the result is {first.name}")
             running.conclude(first, how, time.monotonic() - started, STAGES)
@@ -116,7 +117,7 @@ def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine", st
         opened = job.open()
         if not any(driver.unfinished(opened, stage) for stage in running.chosen_stages(opened, "train", STAGES[-1])[0]):
             clock.stop()
-        else:
+        elif resumed:
             say(f"  {exact_duration(clock.left)} of {exact_duration(clock.budget)} are left")
             if not opened.submission.exists() and opened.competition.has_test:
                 _restore_first(job, opened)

@@ -73,6 +73,16 @@ def plan_lines(run: Run) -> Iterator[str]:
         yield f"the rest of the time was too short for a better training; the result is {first.name}"
 
 
+def next_command(run: Run) -> str:
+    """Returns the command that continues a run; for a planned run whose time is over, the one that plans more time."""
+    clock = if_sound(find_clock, run.folder)
+    if run.budget is None or clock is None or clock.rounds != 0:
+        return run.command()
+    from pipeline.tune.findings import with_more_time
+
+    return with_more_time(run, 2)
+
+
 def examine() -> Iterator[str]:
     """Yields lines of text about versions, device, data and the next command."""
     for name in PACKAGES:

@@ -20,7 +20,7 @@ from pipeline.core.run import Member, open_run
 from pipeline.options import HowOptions, RunOptions
 from pipeline.plan import pilot
 from pipeline.planned_run import BEFORE, _seconds_to_do, run_in_time
-from pipeline.status import plan_lines, status_table
+from pipeline.status import next_command, plan_lines, status_table
 from pipeline.train.pace import FollowPlan
 from pipeline.train.stage import rows_of
 
@@ -226,6 +226,8 @@ def test_a_run_that_has_begun_is_planned_by_its_name_too(short: Tiny, monkeypatc
     with pytest.raises(PipelineError, match=r"small-10m is not planned yet: .* --name small-10m` plans and runs it"):
         running.run_stage(open_run(recipe, name="small-10m"), "tune", HowOptions())
     write_json(new.clock, {"used": 40.0, "budget": 600.0, "rounds": 0})
+    with pytest.raises(PipelineError, match=r"only enough for its first run: give --name small-10m-first instead of"):
+        running.run_stage(open_run(recipe, name="small-10m"), "report", HowOptions())
     (short.root / "submissions").mkdir()
     (short.root / "submissions" / "small-10m-first.csv").touch()
     assert list(plan_lines(open_run(recipe, name="small-10m"))) == [
@@ -233,6 +235,7 @@ def test_a_run_that_has_begun_is_planned_by_its_name_too(short: Tiny, monkeypatc
         "submission so far: submissions/small-10m-first.csv, of the run small-10m-first",
         "the rest of the time was too short for a better training; the result is small-10m-first",
     ]
+    assert next_command(open_run(recipe, time="10m")).endswith(f" run {recipe} --time 20m")
 
 
 def test_white_space_in_a_time_is_not_in_the_name(short: Tiny) -> None:
