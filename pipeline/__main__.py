@@ -76,6 +76,10 @@ def run(
     how: HowOptions = HowOptions(),
 ) -> None:
     """Run every stage that is not up to date, from the raw files to the submission and its report."""
+    opened = None if options.time else options.open(recipe)
+    whole = (first, last) == (STAGES[0], STAGES[-1]) and not (where.place or where.limit)
+    if opened and opened.budget and opened.is_planned and whole:
+        options = options.of_time(opened.budget)
     if options.time:
         if (first, last) != (STAGES[0], STAGES[-1]) or where.place or where.limit:
             other = "--on" if where.place else "--stop-after" if where.limit else "--from and --to"
@@ -92,7 +96,7 @@ def run(
     from pipeline.core.files import shown
     from pipeline.notebook import ensure_sample
 
-    opened = options.open(recipe)
+    assert opened is not None
     chosen, final = running.chosen_stages(opened, first, last)
     where.begin()
     engine = how.open_engine()
@@ -237,12 +241,14 @@ def status(recipe: RecipeName, options: RunOptions = RunOptions()) -> None:
     from rich.console import Console
 
     from pipeline.core import driver
-    from pipeline.status import status_table
+    from pipeline.status import next_command, plan_lines, status_table
 
     opened = options.open(recipe)
     table, next_stage = status_table(opened)
     Console(width=None if sys.stdout.isatty() else 160, emoji=False).print(table)
-    message = f"next: {opened.command()}" if next_stage else "everything is up to date"
+    for line in plan_lines(opened):
+        Console(soft_wrap=True, emoji=False).print(line, highlight=False, markup=False)
+    message = f"next: {next_command(opened)}" if next_stage else "everything is up to date"
     if next_stage and driver.Stage(next_stage).needs_test and opened.recipe.arrays and not opened.recipe.arrays.test:
         message = f"{next_stage} and later stages need predictions for the test images: {NO_TEST}"
     Console(soft_wrap=True, emoji=False).print(message, highlight=False, markup=False)

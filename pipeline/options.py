@@ -7,7 +7,7 @@ fields of these classes into Typer options.
 import inspect
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -211,6 +211,12 @@ class RunOptions:
         return open_run(
             recipe, self.quick, self.name, self.changes, self.competition, self.oof, self.test, self.time, follow_plan
         )
+
+    def of_time(self, seconds: float) -> "RunOptions":
+        """Returns these options with the time of the planned run that they name."""
+        from pipeline.core.deadline import text_of
+
+        return replace(self, time=text_of(seconds))
 
     @property
     def changes(self) -> list[str]:

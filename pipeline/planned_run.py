@@ -6,19 +6,16 @@ which its trainings follow. The same command continues an interrupted run with t
 Heavy packages are imported inside the functions that need them, because the command line imports this module.
 """
 
-import shutil
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import running
 from pipeline.core import interruption
 from pipeline.core.errors import PipelineError
 from pipeline.core.launch import launched
+from pipeline.core.moments import Moment
 from pipeline.core.plan import FIRST
 from pipeline.options import HowOptions, RunOptions
 from pipeline.stages import STAGES
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.core.engine import Engine
     from pipeline.core.plan import Costs, Plan, Round
     from pipeline.core.run import Run
+    from pipeline.plan.clock import Clock
     from pipeline.plan.decide import Facts
 
 BEFORE = STAGES[: STAGES.index("train")]
@@ -37,55 +35,9 @@ STILL_MISSING, STILL_MISSING_LATER = (0.15, 0.65), (0.65, 1.0)
 (benchmarks/RESULTS.md), after a first run with up to FEW_PASSES over the images and with more."""
 MOST_AT_ONCE = 64
 """The largest number of trainings at the same time that a plan takes into account."""
-NOTED_EVERY = 2.0
-"""Seconds between two notes of the time that is used."""
-
-
-class Clock:
-    """Notes in clock.json how much of a run's budget is used, so that a later process continues with what is left."""
-
-    def __init__(self, run: "Run", started: float) -> None:
-        """Reads how much earlier processes have used; this one has started at `started` (time.monotonic)."""
-        from pipeline.core.plan import seconds_used
-
-        self.path, self.budget = run.clock, run.budget or 0.0
-        self.before, self.started = seconds_used(run.clock), started
-        self.ended = threading.Event()
-
-    @property
-    def used(self) -> float:
-        """The seconds that the run has used, over all its processes."""
-        return self.before + time.monotonic() - self.started
-
-    @property
-    def left(self) -> float:
-        """The seconds of the budget that are left, at least 0."""
-        return max(0.0, self.budget - self.used)
-
-    def __enter__(self) -> "Clock":
-        self._note()
-        self.thread = threading.Thread(target=self._keep_noting, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.thread.join()
-        self._note()
-
-    def reset(self) -> None:
-        """Begins again with the whole budget."""
-        self.before, self.started = 0.0, time.monotonic()
-
-    def _keep_noting(self) -> None:
-        while not self.ended.wait(NOTED_EVERY):
-            with suppress(OSError, PipelineError):  # the stages report a full disk
-                self._note()
-
-    def _note(self) -> None:
-        from pipeline.core.files import write_json
-
-        write_json(self.path, {"used": round(self.used, 1)})
+SHORTEST_ROUND = 0.25
+"""A later round is left out if its trainings would have less than this share of their planned time, because almost
+untrained models would make the average worse."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +48,7 @@ class Job:
     options: RunOptions
     how: HowOptions
     engine: "Engine"
-    clock: Clock
+    clock: "Clock"
 
     def open(self, name: str | None = None) -> "Run":
         """Returns the main run or the run of this name, with the settings of its plan if it has one."""
@@ -116,6 +68,7 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
     from pipeline.core.files import shown
     from pipeline.core.lock import exclusive_lock
     from pipeline.notebook import ensure_sample
+    from pipeline.plan.checks import check_chosen
 
     started = time.monotonic()
     if others := launched():
@@ -123,7 +76,7 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
     opened = options.open(recipe, follow_plan=not how.force)
     if not opened.recipe.trains:
         raise PipelineError(f"--time plans a training, and {opened.name} does not train: leave the option out.")
-    _check_chosen(opened, options.changed)
+    check_chosen(opened, options.changed)
     engine = how.open_engine()
     place = shown(opened.folder)
     console.print(f"[bold]{escape(opened.name)}[/bold]: planned for {options.time}; artefacts in {escape(place)}/")
@@ -140,77 +93,49 @@ def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine", st
     that it waited for another process."""
     from pipeline.core import driver
     from pipeline.core.console import exact_duration, say
+    from pipeline.plan.checks import forget, require_plans
+    from pipeline.plan.clock import Clock
 
-    if how.force:
-        _forget(options.open(recipe, follow_plan=False))
+    if how.force:  # the old trainings are removed when nothing prevents the new ones
+        opened = options.open(recipe, follow_plan=False)
+        running.check_training(opened, True, decodes=True)
+        _prepare(opened, how, engine)
+        forget(opened)
     opened = options.open(recipe)
-    _require_plans(opened)
-    running.check_training(opened, how.force, decodes=True)
+    require_plans(opened)
+    running.check_training(opened, False, decodes=True)
     with Clock(opened, started) as clock:
         job = Job(recipe, options, how, engine, clock)
-        for stage in BEFORE:
-            driver.run_stage(opened, stage, how.force, engine=engine)
-        if opened.competition.has_test:
-            running.check_submission(opened)
-        if not opened.plan.exists() and not _plan_main(job, opened, first := _run_first(job, opened)):
+        if not how.force:
+            _prepare(opened, how, engine)
+        resumed = opened.plan.exists()
+        if not resumed and not _plan_main(job, opened, first := _run_first(job, opened)):
+            clock.note(rounds=0)
             say(f"  the rest of the time is too short for a better training; the result is {first.name}")
             running.conclude(first, how, time.monotonic() - started, STAGES)
             return
         opened = job.open()
+        if not any(driver.unfinished(opened, stage) for stage in running.chosen_stages(opened, "train", STAGES[-1])[0]):
+            clock.stop()
+        elif resumed:
+            say(f"  {exact_duration(clock.left)} of {exact_duration(clock.budget)} are left")
+            if not opened.submission.exists() and opened.competition.has_test:
+                _restore_first(job, opened)
         _carry_out(job, opened)
+        opened = job.open()  # without the rounds that were left out
     say(f"  {exact_duration(clock.used)} of {exact_duration(clock.budget)} used ({clock.used / clock.budget:.0%})")
     running.conclude(opened, how, time.monotonic() - started, STAGES)
     _compare_with_first(job, opened)
 
 
-def _forget(opened: "Run") -> None:
-    """Removes the plans, the used time and the trainings, so that everything is planned and trained again."""
-    for name in (opened.name, opened.name + FIRST):
-        folder = opened.competition_folder / name
-        for file in (opened.plan.name, opened.clock.name):
-            (folder / file).unlink(missing_ok=True)
-        for training in _trainings(folder):
-            shutil.rmtree(training, ignore_errors=True)
+def _prepare(opened: "Run", how: HowOptions, engine: "Engine") -> None:
+    """Runs the stages before train, and checks whether a submission can be written."""
+    from pipeline.core import driver
 
-
-def _trainings(folder: Path) -> list[Path]:
-    """Returns the folders in a run's folder that hold weights or a checkpoint."""
-    return sorted({file.parent for ending in ("safetensors", "ckpt") for file in folder.glob(f"*/*.{ending}")})
-
-
-def _require_plans(opened: "Run") -> None:
-    """Checks that a run that is not planned yet has no training, which a plan would make useless.
-
-    Raises:
-        PipelineError: it has, or its first run has although it has no plan.
-    """
-    from pipeline.core.files import shown
-
-    if opened.plan.exists():
-        return
-    for folder in (opened.folder, opened.competition_folder / (opened.name + FIRST)):
-        if _trainings(folder) and not (folder / opened.plan.name).exists():
-            raise PipelineError(
-                f"{shown(folder)} holds training without {opened.plan.name}: give the planned run another --name, "
-                "restore this file, or overwrite the training with --force."
-            )
-
-
-def _check_chosen(opened: "Run", keys: frozenset[str]) -> None:
-    """Checks that no setting of the command line lets a training end at another time than planned.
-
-    Raises:
-        PipelineError: one does.
-    """
-    train = opened.recipe.train
-    plateau = "train.schedule.name" in keys and train.schedule.name == "plateau"
-    snapshots = "train.snapshots" in keys and train.snapshots > 1
-    if plateau or snapshots:
-        wrong = "train.schedule.name=plateau" if plateau else f"train.snapshots={train.snapshots}"
-        raise PipelineError(
-            f"--time plans trainings with one fixed end, and --set {wrong} does not fit to it: leave one of the two "
-            "out."
-        )
+    for stage in BEFORE:
+        driver.run_stage(opened, stage, how.force, engine=engine)
+    if opened.competition.has_test:
+        running.check_submission(opened)
 
 
 # --- the two runs ---
@@ -218,11 +143,13 @@ def _check_chosen(opened: "Run", keys: frozenset[str]) -> None:
 
 def _run_first(job: Job, opened: "Run") -> "Run":
     """Makes the first submission, and returns the run that made it."""
+    from pipeline.core import events
     from pipeline.core.console import exact_duration, say, show
     from pipeline.core.files import shown, write_json
     from pipeline.core.results import honest_score, read_scored
     from pipeline.core.run import Member
     from pipeline.plan.decide import first_plan
+    from pipeline.status import tell
 
     plan_file = opened.competition_folder / (opened.name + FIRST) / opened.plan.name
     if not plan_file.exists():
@@ -240,7 +167,7 @@ def _run_first(job: Job, opened: "Run") -> "Run":
         try:
             plan = first_plan(opened.recipe, replace(facts, used=job.clock.used), costs)
         except PipelineError:
-            job.clock.reset()  # the same command may succeed now that the data are prepared
+            job.clock.forget()  # the same command may succeed now that the data are prepared
             raise
         write_json(plan_file, plan.model_dump())
     first = job.open(opened.name + FIRST)
@@ -249,8 +176,17 @@ def _run_first(job: Job, opened: "Run") -> "Run":
     made = (
         f"submission so far: {shown(first.submission)} ({score})" if first.competition.has_test else f"so far: {score}"
     )
-    show(f"  {made}, after {exact_duration(job.clock.used)}")
+    (say if events.enabled() else show)(f"  {made}, after {exact_duration(job.clock.used)}")
+    if events.enabled():
+        tell(first)
     return first
+
+
+def _restore_first(job: Job, opened: "Run") -> None:
+    """Writes the submission of the first run again if it was deleted, because the main run has none yet."""
+    first = job.open(opened.name + FIRST)
+    if first.plan.exists() and not first.submission.exists():
+        _carry_out(job, first, is_first=True)
 
 
 def _plan_main(job: Job, opened: "Run", first: "Run") -> bool:
@@ -299,11 +235,13 @@ def told(plan: "Plan", first: "Plan", left: float) -> Iterator[str]:
 def _carry_out(job: Job, run: "Run", is_first: bool = False) -> None:
     """Runs the rounds of a run's plan that are not done, each with all stages up to a submission, and at the end the
     report, except of the first run."""
+    from pipeline.core.console import say
     from pipeline.core.driver import run_stage, unfinished
-    from pipeline.core.plan import read_plan
+    from pipeline.core.plan import find_plan
 
     chosen, _ = running.chosen_stages(run, "train", STAGES[-1])
-    plan = read_plan(run.plan)
+    plan = find_plan(run.folder)
+    assert plan is not None
     trained = [number for number, one in enumerate(plan.rounds) if not unfinished(_of_round(run, one), "train")]
     for number, one in enumerate(plan.rounds):
         if number < max(trained, default=0):  # its submission would replace that of a later round
@@ -312,12 +250,35 @@ def _carry_out(job: Job, run: "Run", is_first: bool = False) -> None:
         seconds = job.clock.left - sum(later.after for later in rest)
         if is_first:  # the rest of the budget belongs to the main run
             seconds = min(seconds, one.seconds - _seconds_trained(run))
-        share = one.training / sum(later.training for later in rest)
-        until = time.time() + max(0.0, seconds) * share
-        of_round = replace(_of_round(run, one), until=until)
+        to_do = [_seconds_to_do(run, plan, later) for later in range(number, len(plan.rounds))]
+        seconds = max(0.0, seconds) * to_do[0] / (sum(to_do) or 1.0)
+        if number and to_do[0] == one.training and seconds < SHORTEST_ROUND * one.training:
+            say(f"  the rest of the time is too short for more trainings; the result is that of round {number}")
+            job.clock.note(rounds=number)
+            run_stage(_of_round(run, plan.rounds[number - 1]), "report", engine=job.engine)
+            return
+        of_round = replace(_of_round(run, one), until=Moment.after(seconds))
         for stage in chosen:
             if stage != "report" or (not is_first and number == len(plan.rounds) - 1):
                 run_stage(of_round, stage, engine=job.engine)
+
+
+def _seconds_to_do(run: "Run", plan: "Plan", number: int) -> float:
+    """Returns the planned seconds of what is not trained yet of a round."""
+    from pipeline.core.driver import unfinished
+    from pipeline.core.trainings import epochs_of
+
+    one, before = plan.rounds[number], plan.rounds[number - 1] if number else None
+    shares = []
+    for step in (state.step for state in unfinished(_of_round(run, one), "train")):
+        if before is None or step.fold not in before.folds or step.seed not in before.seeds:
+            epochs = (
+                len(epochs_of(step.manifest.with_name("history.json")))
+                if step.manifest.with_name("last.ckpt").exists()
+                else 0
+            )
+            shares.append(max(0.0, 1 - epochs / run.recipe.train.epochs))
+    return one.seconds * sum(max(shares[place : place + one.at_once]) for place in range(0, len(shares), one.at_once))
 
 
 def _seconds_trained(first: "Run") -> float:
@@ -393,7 +354,7 @@ def _compare_with_first(job: Job, run: "Run") -> None:
     from pipeline.core.written import if_sound
     from pipeline.masks.metrics import metric_of
 
-    first = job.open(run.name + FIRST)
+    first = replace(run, name=run.name + FIRST)
     early, late = (if_sound(read_scored, one.folder) for one in (first, run))
     sign = metric_of(run.competition).sign
     if early and late and sign * honest_score(early) > sign * honest_score(late):

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.core.console import exact_duration, link, loading_torch, memory_te
 from pipeline.core.driver import State
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root
+from pipeline.core.plan import FIRST, find_clock
 from pipeline.core.results import read_test_scores
 from pipeline.core.run import Run, input_folder
 from pipeline.core.trainings import epochs_of
@@ -56,6 +57,30 @@ def status_table(run: Run) -> tuple[Table, str | None]:
         table.add_row(stage, escape(text), *_times(states))
         next_stage = next_stage or (stage if todo else None)
     return table, next_stage
+
+
+def plan_lines(run: Run) -> Iterator[str]:
+    """Yields, for a planned run, how much of its time is used, and where its first submission is if it is the only
+    one."""
+    clock = if_sound(find_clock, run.folder)
+    if run.budget is None or clock is None:
+        return
+    yield f"planned: {exact_duration(clock.used)} of {exact_duration(run.budget)} used"
+    first = replace(run, name=run.name + FIRST)
+    if first.submission.exists() and not run.submission.exists():
+        yield f"submission so far: {files.shown(first.submission)}, of the run {first.name}"
+    if clock.rounds == 0:
+        yield f"the rest of the time was too short for a better training; the result is {first.name}"
+
+
+def next_command(run: Run) -> str:
+    """Returns the command that continues a run; for a planned run whose time is over, the one that plans more time."""
+    clock = if_sound(find_clock, run.folder)
+    if run.budget is None or clock is None or clock.rounds != 0:
+        return run.command()
+    from pipeline.tune.findings import with_more_time
+
+    return with_more_time(run, 2)
 
 
 def examine() -> Iterator[str]:

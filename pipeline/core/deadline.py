@@ -30,10 +30,23 @@ def seconds_of(text: str, option: str = "--time", or_none: bool = False) -> floa
     Raises:
         PipelineError: the text is not a duration.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|m|min|h)\s*", text)
     if match is None:
         raise PipelineError(f"{option} {text}: expected a number and a unit, {EXAMPLES}{NO_LIMIT * or_none}.")
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def is_duration(text: str) -> bool:
+    """Returns whether a text is a duration that is longer than 0."""
+    try:
+        return budget_of(text) > 0
+    except PipelineError:
+        return False
+
+
+def text_of(seconds: float) -> str:
+    """Returns a duration as `seconds_of` reads it, in minutes if these are whole."""
+    return f"{seconds / 60:.0f}m" if seconds % 60 == 0 else f"{seconds!r}s"
 
 
 def budget_of(text: str, option: str = "--time", or_none: bool = False) -> float:

@@ -23,11 +23,10 @@ from pipeline.core.errors import PipelineError, first_line
 from pipeline.core.files import remove, shown
 from pipeline.core.freshness import Reason, Step
 from pipeline.core.lock import exclusive_lock
-from pipeline.core.other_runs import check_ensemble, runs_of
+from pipeline.core.other_runs import check_ensemble, find_run, runs_of
 from pipeline.core.run import Run
 from pipeline.core.shortage import ANY_MEMORY, explained, require_address_space, sentence
 from pipeline.core.units import StepRunner, error_file
-from pipeline.core.version import program
 
 
 class Stage:
@@ -313,7 +312,7 @@ def _check_inputs(run: Run, stage: Stage, waiting: list[State]) -> None:
         name = missing[0].parent.parent.name
         raise PipelineError(
             f"{stage.name} reads {shown(missing[0])} of the run {name} in the ensemble, and the file does not exist; "
-            f"finish that run first: {program()} run {name}."
+            f"finish that run first: {find_run(run, name, 'ensemble').command()}."
         )
     raise PipelineError(
         f"{stage.name} reads {shown(missing[0])}, which does not exist; `{run.command('--to', stage.name)}` runs the "

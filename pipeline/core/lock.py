@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,6 +16,7 @@ from rich.markup import escape
 from pipeline.core.console import duration, say, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import make_folder, shown, write_text
+from pipeline.core.moments import machine_id
 
 RENEWED = 15.0
 """Seconds between two renewals of a lease by its holder."""
@@ -70,13 +70,6 @@ class Holder:
 UNKNOWN = Holder("", 0, "", "")
 
 
-@cache
-def _machine() -> str:
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    return socket.gethostname()
-
-
 class StepLock:
     """The lock of one step. Acquiring it never waits.
 
@@ -118,7 +111,7 @@ class StepLock:
         except (OSError, NotImplementedError):
             return self._without_locks()
         holder, age = self._read()
-        if holder and holder.machine != _machine():
+        if holder and holder.machine != machine_id():
             if age < STALE:  # locks do not work across machines here, or the machine died just now
                 self._lock.release()
                 return holder
@@ -149,7 +142,7 @@ class StepLock:
         holder, age = self._read()
         if holder is None:
             return UNKNOWN
-        if holder.machine == _machine() or age < STALE or not self._take_lease():
+        if holder.machine == machine_id() or age < STALE or not self._take_lease():
             return holder
         self.path.unlink(missing_ok=True)
         self._lock = FileLock(self.path)
@@ -240,5 +233,5 @@ def look_again(folder: Path) -> None:
 
 
 def _described() -> str:
-    holder = Holder(socket.gethostname(), os.getpid(), _machine(), TOKEN)
+    holder = Holder(socket.gethostname(), os.getpid(), machine_id(), TOKEN)
     return json.dumps(holder.__dict__)

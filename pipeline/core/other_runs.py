@@ -115,7 +115,7 @@ def _same_fold(run: Run, other: Run, member: Member, path: Path, setting: str) -
     if not path.exists():
         raise PipelineError(
             f"{setting} is {other.name}, and {shown(path)} does not exist; finish that run first: "
-            f"{program()} run {other.name} with {member.title} among train.folds."
+            f"{other.command()} with {member.title} among train.folds."
         )
     if member.fold is not None:
         check_folds(run, other, setting, [member.fold])
@@ -176,7 +176,7 @@ def check_ensemble(run: Run) -> None:
             what = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
             raise PipelineError(
                 f"ensemble names {name}, which has no out-of-fold predictions of {what}: finish that run first "
-                f"({program()} run {name}){alternative}."
+                f"({find_run(run, name, 'ensemble').command()}){alternative}."
             )
 
 

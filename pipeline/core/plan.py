@@ -25,6 +25,7 @@ at most one epoch."""
 OF_VALIDATION = 0.05
 """The share of a training's time that held-out images may take."""
 PLAN = "plan.json"
+CLOCK = "clock.json"
 PLANNED = ("train.epochs", "train.steps")
 """Settings that only the plan decides."""
 FIRST = "-first"
@@ -84,6 +85,12 @@ class Plan(Part):
     costs: Costs
     reasons: list[str]
 
+    def first_rounds(self, count: int) -> "Plan":
+        """Returns the plan without the rounds after the first `count`."""
+        rounds = self.rounds[:count]
+        trained = {"train.folds": rounds[-1].folds, "train.seeds": rounds[-1].seeds}
+        return self.model_copy(update={"rounds": rounds, "settings": self.settings | trained})
+
 
 def read_plan(path: Path) -> Plan:
     """Returns the plan of a run.
@@ -95,36 +102,46 @@ def read_plan(path: Path) -> Plan:
 
 
 def find_plan(folder: Path) -> Plan | None:
-    """Returns the plan in the folder of a run; None if the run is not planned, or not yet.
+    """Returns the plan in the folder of a run, without the rounds that were left out; None if the run is not planned,
+    or not yet.
 
     Raises:
-        PipelineError: the file is damaged.
+        PipelineError: the plan or the clock is damaged.
     """
-    return read_plan(folder / PLAN) if (folder / PLAN).exists() else None
+    if not (folder / PLAN).exists():
+        return None
+    plan, clock = read_plan(folder / PLAN), find_clock(folder)
+    return plan.first_rounds(clock.rounds) if clock and clock.rounds else plan
 
 
 class Clock(Part):
     """The content of clock.json: how much of its budget a run has used, over all its processes."""
 
     used: AtLeastZero
+    budget: Positive | None = None
+    """The time of the whole run in seconds."""
+    rounds: Annotated[int, Field(ge=0)] | None = None
+    """The number of rounds that are carried out, because the time was too short for the later ones. 0: not even the
+    first one, so that the first run is the result; None: all."""
 
 
-def seconds_used(path: Path) -> float:
-    """Returns the seconds that a run has used so far; 0 if it has not begun.
+def find_clock(folder: Path) -> Clock | None:
+    """Returns the clock in the folder of a run; None if the run is not planned, or has not begun.
 
     Raises:
         PipelineError: the file is damaged.
     """
     remedy = f"delete the file, so that the run has its whole time again, or {REMEDY}"
-    return Clock.model_validate(read_checked(path, Clock, remedy)).used if path.exists() else 0.0
+    path = folder / CLOCK
+    return Clock.model_validate(read_checked(path, Clock, remedy)) if path.exists() else None
 
 
 # --- how long ---
 
 
-def epochs_for(seconds: float) -> int:
-    """Returns the number of epochs of a training that takes `seconds`."""
-    return EPOCHS * max(1, math.ceil(seconds / EPOCHS / LONGEST))
+def epochs_for(seconds: float, least: int = EPOCHS) -> int:
+    """Returns the number of epochs of a training that takes `seconds`: a multiple of `least`."""
+    return least * max(1, math.ceil(seconds / least / LONGEST))
 
 
 def validations_for(seconds: float, epochs: int, held_out: float) -> int:

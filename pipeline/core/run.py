@@ -13,10 +13,12 @@ from pipeline.core.config.recipe import Recipe, load_recipe
 from pipeline.core.config.recipe_files import AUTO, recipe_file
 from pipeline.core.config.settings import assignments_of
 from pipeline.core.config.submission_settings import ENDINGS
+from pipeline.core.deadline import is_duration
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_record, root, shown
-from pipeline.core.plan import PLAN, find_plan
-from pipeline.core.run_checks import budget_of, check_name, check_plan, check_run
+from pipeline.core.moments import Moment
+from pipeline.core.plan import CLOCK, FIRST, PLAN, find_clock, find_plan
+from pipeline.core.run_checks import budget_of, check_budget, check_name, check_plan, check_run
 from pipeline.core.version import program
 
 
@@ -59,12 +61,40 @@ class Run:
     """The arguments of the command line that open this run: the recipe and the options that change it."""
     budget: float | None = None
     """The time of a planned run (`--time`) in seconds; None for other runs."""
-    until: float | None = None
-    """When the trainings that now run must end, in seconds since the epoch; None if no plan is being carried out."""
+    until: Moment | None = None
+    """When the trainings that now run must end; None if no plan is being carried out."""
 
     def command(self, *more: str) -> str:
-        """Returns the command line of this run, with the options `more` added."""
-        return shlex.join([*program().split(), "run", *(self.options or (self.recipe.name,)), *more])
+        """Returns the command line of this run, with the options `more` added. A planned run is always run as a whole:
+        `--from` and `--to` are left out."""
+        words = self._words(renamed="--name" in more)
+        if more[:1] in (("--from",), ("--to",)) and (self.budget or "--time" in words):
+            more = more[2:]
+        return shlex.join([*program().split(), "run", *words, *more])
+
+    def _words(self, renamed: bool = False) -> list[str]:
+        """Returns the arguments that open this run. A name that a planned run would have, such as <recipe>-45m, is that
+        of a planned run as long as nothing has been trained under it."""
+        recipe = self.recipe.name
+        named = (
+            []
+            if renamed or self.name == recipe
+            else ["--quick"]
+            if self.name == f"{recipe}-quick"
+            else ["--name", self.name]
+        )
+        words = list(self.options or (recipe, *named))
+        time = self.name.removeprefix(f"{recipe}-")
+        new = "--name" in words and time != self.name and is_duration(time)
+        if new and not (self.budget or (self.folder / "recipe.yaml").exists()):
+            place = words.index("--name")
+            words[place : place + 2] = ["--time", time]
+        return words
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether this is the main run of a planned run, and not the first run."""
+        return self.budget is not None and not self.name.endswith(FIRST)
 
     @property
     def predicts_folders(self) -> bool:
@@ -99,7 +129,7 @@ class Run:
     @property
     def clock(self) -> Path:
         """The record of how much of its budget a run with `--time` has used."""
-        return self.folder / "clock.json"
+        return self.folder / CLOCK
 
     @property
     def table(self) -> Path:
@@ -354,14 +384,24 @@ def open_run(
     else:
         loaded = load_recipe(recipe, quick, assignments, competition)
         folder = Path() if recipe == AUTO else recipe_file(recipe)[0].absolute().parent
-    suffix = "-quick" if quick else f"-{time.replace(' ', '')}" if time else ""
+    suffix = "-quick" if quick else f"-{''.join(time.split())}" if time else ""
     run_name = check_name(name or f"{loaded.name}{suffix}")
     folder_of_run = root() / "work" / load_competition(loaded.competition).name / run_name
     if oof is None and follow_plan and (plan := find_plan(folder_of_run)):
         planned = [*(assignments or []), *assignments_of(plan.settings)]
-        own, loaded = loaded, load_recipe(recipe, quick, planned, competition)
+        own = loaded
+        try:
+            loaded = load_recipe(recipe, quick, planned, competition)
+        except PipelineError as error:
+            raise PipelineError(
+                f"{shown(folder_of_run / PLAN)} does not fit to this recipe: {str(error).rstrip('.')}. Give the run "
+                "another --name, restore the recipe, or plan and train again with --force."
+            ) from error
         check_plan(run_name, plan, budget, (own, loaded), assignments or [])
         budget = plan.budget
+    elif oof is None and follow_plan and (clock := find_clock(folder_of_run)) and clock.budget:
+        check_budget(run_name, clock.budget, budget)
+        budget = clock.budget
     if loaded.arrays:
         loaded = with_arrays(loaded, folder)
     given = {"--name": name, "--time": time, "--competition": competition, "--oof": oof, "--test": test}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST_TIME = 1000.0
 """The largest budget of a planned run, in hours."""
+REMEDY = "Leave the option out, give the run another --name, or plan and train again with --force."
 
 
 def check_run(run: "Run") -> None:
@@ -69,16 +70,24 @@ def check_plan(
     Raises:
         PipelineError: the plan was made for another time, or for other values of these settings.
     """
-    remedy = "Leave the option out, give the run another --name, or plan and train again with --force."
-    if budget is not None and budget != plan.budget:
-        raise PipelineError(f"{name} is planned for {plan.budget:g} s, and --time gives {budget:g} s. {remedy}")
+    check_budget(name, plan.budget, budget)
     if name.endswith(FIRST):
         return
     keys = [text.partition("=")[0].strip() for text in assignments]
     for key in (key for key in keys if key in plan.settings):
         asked, planned = (reduce(getattr, key.split("."), recipe) for recipe in recipes)
         if asked is not None and _as_set(asked) != _as_set(planned):
-            raise PipelineError(f"{name} is planned with {key}={planned}, and this command sets {asked}. {remedy}")
+            raise PipelineError(f"{name} is planned with {key}={planned}, and this command sets {asked}. {REMEDY}")
+
+
+def check_budget(name: str, planned: float, given: float | None) -> None:
+    """Checks that the seconds of `--time`, if they are given, are those that a run was planned or begun with.
+
+    Raises:
+        PipelineError: they are others.
+    """
+    if given not in (None, planned):
+        raise PipelineError(f"{name} is planned for {planned:g} s, and --time gives {given:g} s. {REMEDY}")
 
 
 def _as_set(value: Any) -> Any:

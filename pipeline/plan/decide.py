@@ -18,7 +18,7 @@ from pipeline.core.plan import FIRST_SHARE, PLANNED, Costs, Plan, Round, epochs_
 FEWEST_STEPS = 12
 """The smallest number of steps of the first training."""
 FIRST_EPOCHS, FIRST_HALF_SIZE = 5, 0.6
-"""The number of epochs of the first training, and the share of them at half the size."""
+"""The number of epochs of the first training, unless they would be too long, and the share of them at half the size."""
 FIRST_LEAST = 0.03
 """The smallest share of the budget that the first training takes, however long everything around it takes."""
 HALF_SIZE = 0.5
@@ -69,15 +69,18 @@ def first_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan:
     needed = facts.used + least + after
     if needed > facts.budget:
         enough = math.ceil(needed * 1.5 / 60)
+        prepared = facts.budget >= least + after
+        again = ", or the same command again, because the data are prepared now" if prepared else ""
         raise PipelineError(
             f"--time {duration(facts.budget)} is too short: on this machine, a first submission takes about "
             f"{duration(needed)} ({duration(facts.used)} so far, {duration(least)} to train {FEWEST_STEPS} steps, and "
             f"{duration(after)} to tune and to predict {facts.held_out} held-out and {facts.tests} test images). "
-            f"Give --time {enough}m or more."
+            f"Give --time {enough}m or more{again}."
         )
     early = FIRST_SHARE * facts.budget - facts.used - after
     seconds = max(least, early, FIRST_LEAST * facts.budget)
-    settings = _settings(recipe, facts, FIRST_EPOCHS, FIRST_HALF_SIZE) | {
+    epochs = epochs_for(seconds, FIRST_EPOCHS)
+    settings = _settings(recipe, facts, epochs, FIRST_HALF_SIZE) | {
         "train.folds": [facts.folds[0]], "train.seeds": [recipe.train.seeds[0]], "predict.tta": "none",
     }  # fmt: skip
     steps = seconds / (FIRST_HALF_SIZE * half + (1 - FIRST_HALF_SIZE) * full)
@@ -85,7 +88,7 @@ def first_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan:
         folds=[facts.folds[0]], seeds=[recipe.train.seeds[0]], trainings=1, at_once=1, seconds=seconds,
         passes=_passes(recipe, facts, steps), after=after,
     )  # fmt: skip
-    return Plan(budget=facts.budget, settings=settings, validate_every=FIRST_EPOCHS, rounds=[only], costs=costs,
+    return Plan(budget=facts.budget, settings=settings, validate_every=epochs, rounds=[only], costs=costs,
                 reasons=["a short training of one fold, so that a submission exists early"])  # fmt: skip
 
 
@@ -106,6 +109,8 @@ def main_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan | None:
     if available < complete and "half_size" not in given:
         half_size = HALF_SIZE
         reasons.append("half of the epochs at half the size")
+    if recipe.train.final:
+        reasons.append("no final model, which could not be scored")
     longest = max(one.seconds for one in rounds)
     epochs = epochs_for(longest)
     share = round(half_size * epochs) / epochs

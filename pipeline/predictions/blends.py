@@ -15,7 +15,6 @@ from pipeline.core import freshness, other_runs
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import shown
 from pipeline.core.run import Run
-from pipeline.core.version import program
 from pipeline.masks.decision import Decision, asks_models, decide, native_probability, objects, separates
 from pipeline.masks.geometry import Geometry, geometry_of
 from pipeline.masks.scale import BYTES, Scale, scale_of
@@ -228,7 +227,7 @@ def _check_views(other: Run, paths: list[Path]) -> None:
         if used not in (None, kept):
             raise PipelineError(
                 f"{shown(path)} was predicted with test-time augmentation {used}, but tune of {other.name} has since "
-                f"chosen {kept}: finish that run first with `{program()} run {other.name}`."
+                f"chosen {kept}: finish that run first with `{other.command()}`."
             )
 
 

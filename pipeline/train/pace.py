@@ -65,7 +65,7 @@ class FollowPlan(Callback):
         to_do = 1 - len(self.steps) / self.pace.epochs
         if self.until is None or not to_do:
             return to_do * self.planned
-        return max(0.0, self.until - time.time()) * to_do / (to_do + self.after)
+        return max(0.0, self.until.seconds_left) * to_do / (to_do + self.after)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures the time between two epochs."""

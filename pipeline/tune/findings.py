@@ -98,9 +98,13 @@ def longer(run: Run, epochs: int) -> str:
     return trained_again(run, "longer", f"train.epochs={epochs}", *([f"train.steps={2 * steps}"] if steps else []))
 
 
-def with_more_time(run: Run, factor: int) -> str:
-    """Returns the command that plans a run for `factor` times the time of this one, under a new name."""
+def with_more_time(run: Run, factor: int, all_folds: bool = False) -> str:
+    """Returns the command that plans a run for `factor` times the time of this one, under a new name; with `all_folds`,
+    without the chosen folds."""
     words = list(run.options)
+    while all_folds and any(chosen := [word.startswith("train.folds=") for word in words]):
+        place = chosen.index(True)
+        del words[place - 1 : place + 1]
     for option in ("--time", "--name"):
         if option in words:
             place = words.index(option)

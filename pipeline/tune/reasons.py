@@ -255,7 +255,7 @@ def _missing_folds(run: Run) -> list[Reason]:
         f"Only {len(trained)} of {folds} folds {'is' if len(trained) == 1 else 'are'} trained: training the others "
         "makes the estimate more certain and the submission better."
     )
-    command = with_more_time(run, folds) if run.budget else run.command("--set", "train.folds=null")
+    command = with_more_time(run, folds, all_folds=True) if run.budget else run.command("--set", "train.folds=null")
     return [Reason("note", "folds not trained", text, command)]
 
 

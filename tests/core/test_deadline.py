@@ -44,3 +44,9 @@ def test_a_run_without_time_ends_with_its_own_exit_code(tiny: Tiny) -> None:
         "decode was not started: the time of --stop-after is up. Finished work is kept: the same command continues from"
     )
     assert done.stderr.endswith(f"{said} there.\n")
+
+
+@pytest.mark.parametrize("text", ["45m", "0.7h", "2.3h", "100000.5s", "90.25min", "0.001s"])
+def test_a_duration_is_written_as_it_is_read(text: str) -> None:
+    seconds = deadline.seconds_of(text)
+    assert deadline.seconds_of(deadline.text_of(seconds)) == seconds and deadline.is_duration(text)

@@ -17,6 +17,7 @@ from pipeline.core import driver, lock, units
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.lock import StepLock
+from pipeline.core.moments import machine_id
 from pipeline.train import stage
 
 OTHER = {"host": "node7", "process": 123, "machine": "another", "token": "1"}
@@ -87,7 +88,7 @@ def test_a_machine_that_is_gone(
 
 
 def test_a_process_that_is_gone_from_this_machine_is_not_waited_for(path: Path) -> None:
-    lease_of(path, 1, machine=lock._machine())
+    lease_of(path, 1, machine=machine_id())
     step = StepLock(path, "train fold 0")
     assert step.acquire() is None
     step.release()

@@ -99,6 +99,29 @@ def test_a_time_that_is_too_short_is_refused_with_one_that_is_not() -> None:
         first_plan(RECIPE, replace(FACTS, budget=20.0, used=5.0), COSTS)
     assert "to train 12 steps" in str(caught.value)
     assert main_plan(RECIPE, replace(FACTS, budget=60.0, used=50.0), COSTS) is None
+    assert "the same command again" not in str(caught.value)
+    with pytest.raises(PipelineError, match=r"or more, or the same command again, because the data are prepared now\."):
+        first_plan(RECIPE, replace(FACTS, budget=60.0, used=50.0), COSTS)
+
+
+def test_a_killed_first_run_loses_six_minutes_at_most() -> None:
+    for hours, epochs in ((1, 5), (24, 25)):
+        plan = first_plan(RECIPE, replace(FACTS, budget=3600.0 * hours), COSTS)
+        assert plan.settings["train.epochs"] == plan.validate_every == epochs
+        assert plan.rounds[0].seconds / epochs <= 360
+
+
+def test_a_plan_says_that_the_final_model_is_left_out() -> None:
+    recipe = RECIPE.model_copy(update={"train": RECIPE.train.model_copy(update={"final": True})})
+    plan = decided(1.0, recipe)
+    assert plan.settings["train.final"] is False and "no final model, which could not be scored" in plan.reasons
+
+
+def test_a_plan_without_its_last_round() -> None:
+    plan = decided(2.0)
+    assert plan.first_rounds(2) == plan
+    short = plan.first_rounds(1)
+    assert short.rounds == plan.rounds[:1] and short.settings == plan.settings | {"train.folds": [0]}
 
 
 def test_stages_that_were_measured_count_as_measured() -> None:

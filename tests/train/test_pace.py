@@ -10,8 +10,10 @@ import torch
 from conftest import Tiny
 from trainings import prepare, summary, train
 
+from pipeline.core import moments
 from pipeline.core.config.training import ScheduleSettings
 from pipeline.core.files import write_json
+from pipeline.core.moments import Moment
 from pipeline.core.plan import Costs, Pace, Plan, Round, validations_for
 from pipeline.core.run import Run
 from pipeline.core.trainings import epochs_of
@@ -92,7 +94,7 @@ def planned(tiny: Tiny, seconds: float, epochs: int = 4) -> Run:
     costs = Costs(half=0.05, full=0.2, image=0.01)
     plan = Plan(budget=60.0, settings={}, validate_every=2, rounds=[only], costs=costs, reasons=[])
     write_json(run.plan, plan.model_dump())
-    return replace(run, until=time.time() + seconds)
+    return replace(run, until=Moment.after(seconds))
 
 
 class SlowClock:
@@ -101,10 +103,13 @@ class SlowClock:
     def __init__(self) -> None:
         self.now = 1000.0
 
-    def time(self) -> float:
+    def monotonic(self) -> float:
         return self.now
 
-    perf_counter = time
+    perf_counter = monotonic
+
+    def time(self) -> float:
+        return time.time() - 1e6  # somebody has set the clock of the machine
 
 
 def test_a_training_ends_when_its_time_ends(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,9 +119,10 @@ def test_a_training_ends_when_its_time_ends(tiny: Tiny, monkeypatch: pytest.Monk
         clock.now += 0.5 if self.current_epoch < 2 else 2.0  # ten times as slow as planned
         return step(self, *arguments)
 
-    monkeypatch.setattr(pace, "time", clock)
+    for module in (pace, moments):
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(SegmentationModule, "training_step", slow)
-    run = replace(planned(tiny, 0.6), until=clock.now + 100)
+    run = replace(planned(tiny, 0.6), until=Moment.after(100))
     monkeypatch.setattr(pace.FollowPlan, "setup", begin_with(4))
     train(run, "validate", "tune")
     assert clock.now - 1000 == pytest.approx(100, abs=2)
@@ -153,6 +159,6 @@ def test_a_resumed_training_uses_the_time_that_is_left(tiny: Tiny, monkeypatch: 
         with pytest.raises(KeyboardInterrupt):
             train(run)
     before = epochs_of(run.fold_folder(0) / "history.json")
-    train(replace(run, until=time.time() - 1))  # no time is left: one step per epoch, then the end
+    train(replace(run, until=Moment.after(-1)))  # no time is left: one step per epoch, then the end
     rows = epochs_of(run.fold_folder(0) / "history.json")
     assert rows[:2] == before and [row["batches"] for row in rows] == [3, 3, 1, 1]

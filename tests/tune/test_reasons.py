@@ -20,7 +20,7 @@ from pipeline.masks.bootstrap import gain, mean_counts, mean_score
 from pipeline.masks.metric import Metric
 from pipeline.tune import histories, mask_checks, reasons, stage, weak_places
 from pipeline.tune.constants import Constant, Constants
-from pipeline.tune.findings import Findings, longer, named, trained_again
+from pipeline.tune.findings import Findings, longer, named, trained_again, with_more_time
 from pipeline.tune.held_out import HeldOut
 
 NUMBER = 120
@@ -439,4 +439,11 @@ def test_of_class_maps_what_is_ignored_makes_no_mask_too_large() -> None:
 def test_a_command_for_a_run_of_an_ensemble_names_that_runs_recipe() -> None:
     write_recipe(replace(run_of(), name="other"))
     both = replace(run_of(), options=("both.yaml", "--folds", "0"))
-    assert find_run(both, "other", "ensemble").command("--name", "y").endswith("run x --name y")
+    other = find_run(both, "other", "ensemble")
+    assert other.command("--name", "y").endswith("run x --name y") and other.command().endswith("run x --name other")
+
+
+def test_a_planned_run_of_one_fold_needs_more_time_for_all() -> None:
+    run = replace(quick("--set", "train.folds=[0]", "--time", "10m"), budget=600.0)
+    assert with_more_time(run, 2).endswith("run x --set 'train.folds=[0]' --time 20m")
+    assert with_more_time(run, 4, all_folds=True).endswith("run x --time 40m")
