@@ -98,10 +98,10 @@ class Fingerprint:
 
     def lines(self) -> Iterator[str]:
         """Yields a short description for a person."""
-        groups = "" if self.groups is None else f" of {self.groups} groups"
-        colours = "photographs" if self.photographs else f"{self.channels} channel{'s' * (self.channels != 1)}"
+        groups = "" if self.groups is None else f" of {counted(self.groups, 'group')}"
+        colours = "photographs" if self.photographs else counted(self.channels, "channel")
         sizes = f"{self.rows}×{self.columns}" + ("" if self.one_size else " (median)")
-        yield f"{self.images} training image{'s' * (self.images != 1)}{groups}, {sizes}, {colours}"
+        yield f"{counted(self.images, 'training image')}{groups}, {sizes}, {colours}"
         masks = "all masks are empty"
         if self.empty_share < 1:
             masks = (
@@ -113,8 +113,17 @@ class Fingerprint:
 
 
 def percent(share: float) -> str:
-    """Returns a share as a text: whole per cents, or below 1 % with one significant digit."""
-    return f"{100 * share:.0f} %" if share == 0 or share >= 0.01 else f"{100 * share:.1g} %"
+    """Returns a share as a text: whole per cents, or with one digit more than needed to tell it from 0 and 100 %."""
+    if 0 < share < 0.01:
+        return f"{100 * share:.1g} %"
+    if 0.995 <= share < 1:
+        return f"{min(100 * share, 99.9):.1f} %"
+    return f"{100 * share:.0f} %"
+
+
+def counted(number: int, word: str) -> str:
+    """Returns a number with a noun, which gets an s unless the number is 1."""
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def measure(

@@ -19,8 +19,9 @@ from pipeline.auto.fingerprint import SAMPLE, Fingerprint, measure
 from pipeline.auto.machine import this_machine
 from pipeline.core.config.competition import Competition
 from pipeline.core.config.raw_layouts import load_competition
-from pipeline.core.config.recipe_files import choice_file
-from pipeline.core.config.settings import flatten
+from pipeline.core.config.recipe import ImageSettings
+from pipeline.core.config.recipe_files import choice_file, given_base, image_settings
+from pipeline.core.config.settings import flatten, validate
 from pipeline.core.console import say, warn
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_record, shown, write_json
@@ -59,15 +60,25 @@ def ensure_choice(name: str) -> None:
 
 
 def chosen(competition: Competition) -> tuple[Fingerprint, rules.Choice]:
-    """Returns the fingerprint of a competition and the choice for it. If the competition's `baseline` names a recipe of
-    the portfolio, this one is taken.
+    """Returns the fingerprint of a competition and the choice for it. A recipe of the portfolio and a size of the
+    network's input that the competition's `baseline` names are taken.
 
     Raises:
-        PipelineError: the raw files cannot be read.
+        PipelineError: the raw files cannot be read, or the size is invalid.
     """
+    base, input_size = given_base(competition), _input_size(competition)
     fingerprint = measure(competition, input_folder(competition), this_machine())
-    base = competition.baseline.get("base")
-    return fingerprint, rules.choose(fingerprint, None if base is None else str(base))
+    return fingerprint, rules.choose(fingerprint, base, input_size)
+
+
+def _input_size(competition: Competition) -> rules.InputSize | None:
+    """Returns the size of the network's input that the competition's `baseline` gives; None if it gives none."""
+    given = image_settings(competition.baseline)
+    if given.get("size") is None:
+        return None
+    sizes = {key: value for key, value in given.items() if key in ("size", "store")}
+    image = validate(ImageSettings, sizes, f"competition {competition.name}.yaml, baseline.image")
+    return rules.InputSize(image.size, image.store if image.store != image.size else None)
 
 
 def lines(competition: Competition, fingerprint: Fingerprint, choice: rules.Choice) -> Iterator[str]:
@@ -80,7 +91,7 @@ def lines(competition: Competition, fingerprint: Fingerprint, choice: rules.Choi
     given = {key: value for key, value in flatten(competition.baseline).items() if chosen_settings.get(key) != value}
     if given:
         values = ", ".join(f"{key} {rules.shown(value)}" for key, value in given.items())
-        yield f"  {values}: as the competition's YAML says (baseline)"
+        yield f"  {values}: {rules.AS_GIVEN}"
 
 
 def _record(
@@ -131,10 +142,10 @@ def _state(competition: Competition) -> dict[str, str]:
     the settings, and the properties of this machine."""
     machine = this_machine()
     settings = competition.model_dump(mode="json", exclude=LEFT_OUT)
-    base = competition.baseline.get("base")
+    given = [competition.baseline.get("base"), image_settings(competition.baseline)]
     return {
         "the data": _hash_of_files(competition),
-        "the competition's settings": _hash(json.dumps([settings, base, SAMPLE], sort_keys=True, default=str)),
+        "the competition's settings": _hash(json.dumps([settings, given, SAMPLE], sort_keys=True, default=str)),
         "the GPU or the installed weights": f"{machine.gpu or 'no GPU'}, {'' if machine.has_weights else 'no '}weights",
     }
 

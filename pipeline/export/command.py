@@ -26,6 +26,14 @@ from pipeline.predictions import kept_views
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 INSTALL = "pip install 'onnx>=1.19' 'onnxscript>=0.5' 'onnxruntime>=1.22', or, in a clone, pip install '.[onnx]'"
+VIEWS = {
+    "hflip": "the image mirrored left to right",
+    "flips": "the image mirrored left to right, top to bottom, and both",
+    "d4": "the image mirrored left to right, top to bottom, and both, and all four with rows and columns exchanged",
+}
+"""The views of each setting of test-time augmentation, besides the image itself."""
+LARGEST = {"uint8": "0 to 255", "int32": "0 to 65535", "float32": "0 to 1"}
+"""The range of the values of each dtype of pixels."""
 EXAMPLE = Path(__file__).with_name("example.py")
 
 
@@ -123,6 +131,7 @@ def described(run: Run, result: dict[str, Any], models: list[dict[str, Any]]) ->
     """
     image, competition = run.recipe.image, run.competition
     decision = {key: result[key] for key in ("rules", "bias", "never") if key in result}
+    of_decision = "probabilities in 255ths" if "rules" in result else "probability · exp(bias)"
     channels, rows, columns = _shape(run)
     outputs: dict[str, Any] = {"probability": ["images", run.planes, rows, columns]}
     if run.recipe.model.presence:
@@ -138,20 +147,24 @@ def described(run: Run, result: dict[str, Any], models: list[dict[str, Any]]) ->
         "outputs": outputs,
         "classes": list(competition.classes),
         "kind": competition.kind,
-        "preprocess": preprocessing(run),
+        "preprocess": preprocessing(run, models[0]["dtype"]),
         "image": image.model_dump(mode="json"),
-        "decision": {"unit": "probabilities in 255ths, at the image's own size"} | decision,
+        "decision": {"unit": f"{of_decision}, at the image's own size"} | decision,
         "expected": {key: result.get(key) for key in ("metric", "nested", "nested_interval_95")},
         "not_in_the_graph": left_out(run),
     }
 
 
-def preprocessing(run: Run) -> list[str]:
-    """Returns what must be done to an image before it is given to the graph, in sentences."""
+def preprocessing(run: Run, dtype: str = "uint8") -> list[str]:
+    """Returns what must be done to an image before it is given to the graph, in sentences.
+
+    Args:
+        run: the run.
+        dtype: the dtype of the graph's input.
+    """
     image = run.recipe.image
-    kind = {1: "grey", 3: "RGB"}.get(image.channels, f"{image.channels} channels")
     rows, columns = image.stored
-    steps = [f"Read the image as {kind}, without scaling its values: normalisation is part of the graph."]
+    steps = _reading(run, dtype)
     if image.fit == "stretch":
         how = "by area averaging if it becomes smaller, linearly otherwise (OpenCV's INTER_AREA and INTER_LINEAR)"
         steps.append(f"Resize it to {rows} × {columns} pixels (rows × columns), {how}.")
@@ -165,6 +178,34 @@ def preprocessing(run: Run) -> list[str]:
     return [*steps, "Arrange the axes as images, channels, rows, columns."]
 
 
+def _reading(run: Run, dtype: str) -> list[str]:
+    """Returns how the files of an image are read, in sentences."""
+    count, competition, reading = run.recipe.image.channels, run.competition, run.competition.reading
+    kind = {1: "grey", 3: "RGB"}.get(count, f"{count} channels")
+    limits = reading.get("value_range")
+    scaling = "" if limits else ", without scaling its values: normalisation is part of the graph"
+    steps = [f"Read the image as {kind}{scaling}."]
+    if not competition.images_are_files:
+        steps[0] += " It consists of several files, slices or windows, as the competition's YAML says."
+    if reading.get("pick"):
+        steps.append(f"Keep its channels {', '.join(map(str, reading['pick']))}, counted from 0.")
+    if competition.reads_upright:
+        steps.append("Turn it upright if its EXIF orientation says so.")
+    if limits:
+        of_channels = "of each channel " if isinstance(limits, list) else ""
+        steps.append(
+            f"Clip its values to the range {of_channels}{_listed(limits)}, and scale this range to {LARGEST[dtype]}. "
+            "All further normalisation is part of the graph."
+        )
+    return steps
+
+
+def _listed(limits: Any) -> str:
+    """Returns the lowest and the highest value, or one such pair per channel, as a text."""
+    pairs = limits if isinstance(limits, list) else [limits]
+    return ", ".join(f"[{low:g}, {high:g}]" for low, high in pairs)
+
+
 def left_out(run: Run) -> list[str]:
     """Returns the parts of the run's prediction that are not in the graph, in sentences."""
     parts = [
@@ -173,7 +214,14 @@ def left_out(run: Run) -> list[str]:
         "From probabilities to masks: thresholds and rules of `decision` (pipeline/masks/decision.py applies them).",
     ]
     if (views := kept_views.views_of(run)) != "none":
-        parts.append(f"Test-time augmentation ({views}): predict the mirrored images too, and average.")
+        parts.append(
+            f"Test-time augmentation ({views}): also predict {VIEWS[views]}, undo this in the predictions, and average."
+        )
+        rows, columns = run.recipe.image.size
+        if views == "d4" and rows != columns:
+            parts.append(
+                f"A graph for images of {columns} × {rows} pixels, which views with exchanged axes would need."
+            )
     if run.recipe.image.stored != run.recipe.image.size:
         parts.append(
             f"Tiles: neighbouring tiles overlap by {100 * run.recipe.predict.overlap:.0f} % of a side and are blended."

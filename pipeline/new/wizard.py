@@ -131,6 +131,11 @@ def _place(name: str, target: Path | None) -> Path:
 
 def _check_recipe(name: str, target: Path | None) -> None:
     """Checks that `run NAME` will use the competition that is about to be written, and not a recipe of this name."""
+    if name == recipe_files.AUTO and target is None:
+        raise PipelineError(
+            f"`{program()} run {name}` chooses a recipe for another competition, so no competition can have this name; "
+            "choose another one."
+        )
     recipes = [folder / f"{name}.yaml" for folder in (recipe_files.FOLDER, root() / "recipes")]
     existing = next((path for path in recipes if path.exists()), None)
     if existing and target is None:
@@ -266,7 +271,8 @@ def check_settings(name: str, data: dict[str, Any]) -> Competition:
     Raises:
         PipelineError: a setting is invalid.
     """
-    stand_in = {"metric": "dice", "border": "background"}
+    metric = "mean_iou" if data.get("kind") == "multiclass" else "dice"
+    stand_in = {"metric": metric, "border": "background"}
     data = data | {key: value for key, value in stand_in.items() if key in data and data[key] is None}
     return validate(LAYOUTS[data["reader"]], {"name": name, **data}, f"competition {name}.yaml")
 

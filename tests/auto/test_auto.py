@@ -228,6 +228,28 @@ def test_the_competitions_own_settings_win(root: Path, cells: Path, capsys: pyte
     assert open_run("cells").recipe.train.epochs == 42
 
 
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        ({"base": "portfolio/mask"}, "There is no recipe named `portfolio/mask`"),
+        ({"base": "auto"}, "There is no recipe named `auto`"),
+        ({"image": {"size": 7}}, "competition cells.yaml, baseline.image: `size` is 7: expected a list"),
+        ({"image": 5}, "work/cells/auto.json and `baseline` of competition cells: `image` is 5: expected a mapping"),
+        ({"quick": 5}, "`baseline` of competition cells: `quick` is 5: expected a mapping"),
+    ],
+)
+def test_faults_in_the_competitions_own_settings(
+    root: Path, cells: Path, baseline: dict[str, object], message: str
+) -> None:
+    change(cells, baseline=baseline)
+    with pytest.raises(PipelineError, match=message):
+        opened()
+    with pytest.raises(PipelineError):
+        open_run("cells")
+    change(cells, baseline={"base": None})
+    assert opened().recipe.model.presence  # no choice by a faulty setting was recorded
+
+
 def test_what_is_missing_is_said(root: Path, cells: Path) -> None:
     with pytest.raises(PipelineError, match="auto chooses a recipe for a competition: add --competition NAME"):
         RunOptions().open("auto")
@@ -305,3 +327,14 @@ def test_new_does_not_shadow_a_recipe(root: Path, monkeypatch: pytest.MonkeyPatc
     draw(root / "raw")
     with pytest.raises(PipelineError, match="there is a recipe of this name, .*baseline.yaml"):
         write_new("baseline", root / "raw")
+    with pytest.raises(PipelineError, match="no competition can have this name"):
+        write_new("auto", root / "raw")
+
+
+def test_new_leaves_the_metric_of_class_maps_to_be_filled_in(root: Path) -> None:
+    for number in range(6):
+        random = np.random.default_rng(number)
+        write(root / "raw" / "train" / f"i{number}.png", random.integers(0, 255, SHAPE, np.uint8))
+        write(root / "raw" / "masks" / f"i{number}.png", random.integers(0, 5, SHAPE, np.uint8))
+    written = write_new("maps", root / "raw", root, assignments=["metric=null"])
+    assert written.choice and written.choice.recipe == "portfolio/classes-scratch"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY
 
-from pipeline.auto.fingerprint import Fingerprint, percent
+from pipeline.auto.fingerprint import Fingerprint, counted, percent
 from pipeline.auto.machine import PACKAGE, Machine
-from pipeline.auto.rules import RULES, choose, network_size, shown
+from pipeline.auto.rules import AS_GIVEN, RULES, InputSize, choose, network_size, shown
 from pipeline.core.config.recipe import load_recipe
 from pipeline.core.config.recipe_files import FOLDER
 from pipeline.core.config.settings import assignments_of, flatten
@@ -81,6 +81,52 @@ def test_choice(fingerprint: Fingerprint, recipe: str, expected: dict[str, Any])
     if fingerprint in (SALT, NERVE, MARS):
         assert settings == expected
     load_recipe(choice.recipe, assignments=["competition=sample", *assignments_of(settings)])
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.05, 1.0])
+@pytest.mark.parametrize("one_size", [True, False])
+@pytest.mark.parametrize("size", [(1, 1), (5, 5), (16, 2000), (2000, 16), (3, 9000), (20_000, 30), (6000, 5000)])
+def test_images_of_any_shape_get_a_recipe(
+    size: tuple[int, int], one_size: bool, share: float, machine: Machine
+) -> None:
+    rows, columns = size
+    fingerprint = replace(SALT, rows=rows, columns=columns, one_size=one_size, object_share=share, machine=machine)
+    choice = choose(fingerprint)
+    load_recipe(choice.recipe, assignments=["competition=sample", *assignments_of(flatten(choice.settings))])
+
+
+def test_long_images_are_stored_at_the_resolution_that_their_objects_need() -> None:
+    fingerprint = replace(SALT, rows=16, columns=2000, object_share=0.045)
+    assert choose(fingerprint).settings["image"] == {"size": [32, 256], "store": [32, 1024], "channels": 3}
+    image = choose(replace(SALT, rows=6000, columns=5000, object_share=0.009)).settings["image"]
+    assert image["store"][0] / image["store"][1] == pytest.approx(6000 / 5000, rel=0.05)
+
+
+def test_a_given_size_decides_the_other_settings() -> None:
+    choice = choose(SALT, input_size=InputSize((256, 288)))
+    assert choice.settings["image"] == {"size": [256, 288], "channels": 3}
+    assert choice.settings["train"]["batch_size"] == 8
+    assert f"image.size [256, 288]: {AS_GIVEN}" in choice.lines()
+    crops = choose(SALT, input_size=InputSize((64, 64), (128, 128)))
+    assert (crops.recipe, crops.settings["image"]["store"]) == ("portfolio/tiles", [128, 128])
+    assert crops.settings["train"]["epochs"] == 15
+    whole = choose(SHIPS, input_size=InputSize((96, 96)))
+    assert (whole.recipe, "store" in whole.settings["image"]) == ("portfolio/masks", False)
+    assert choose(SHIPS, "portfolio/tiles", InputSize((96, 96))).settings["image"]["store"] is None
+
+
+def test_reasons_are_true_and_in_plain_english() -> None:
+    lines = list(choose(replace(SALT, images=1, empty_share=0.9996)).lines())
+    assert "model.presence true: 99.9 % of the masks are empty" in lines
+    assert "train.batch_size 8, train.epochs 60: 1 image" in lines
+    assert "predict.never [background]: class background is not scored, and predicting it costs" in choose(MARS).lines()
+    assert any(
+        line.endswith("images of 400×500 (median) at a size that a CPU can train") for line in choose(PETS).lines()
+    )
+    assert (counted(1, "image"), counted(0, "image"), percent(0.996), percent(1)) == (
+        "1 image", "0 images", "99.6 %", "100 %",
+    )  # fmt: skip
 
 
 def test_photographs_vary_in_scale_and_colour() -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,39 @@ def test_the_description_is_complete(run: Run) -> None:
     assert len(about["not_in_the_graph"]) == 3
 
 
+def test_how_images_are_read_is_said(split: Run) -> None:
+    def steps(dtype: str = "uint8", **settings: Any) -> list[str]:
+        competition = type(split.competition).model_validate(split.competition.model_dump(mode="json") | settings)
+        return command.preprocessing(replace(split, competition=competition), dtype)
+
+    assert "Turn it upright if its EXIF orientation says so." in steps()
+    assert not any("EXIF" in step for step in steps(orientation="stored"))
+    scaled = steps("int32", value_range=[0, 4095])
+    assert scaled[0] == "Read the image as grey."
+    assert any(
+        step.startswith("Clip its values to the range [0, 4095], and scale this range to 0 to 65535") for step in scaled
+    )
+    several = steps("float32", value_range=[[-1, 1], [0, 0.5]], channels={"pick": [2, 0]})
+    assert "Keep its channels 2, 0, counted from 0." in several
+    assert any("of each channel [-1, 1], [0, 0.5], and scale this range to 0 to 1" in step for step in several)
+    assert "slices" in steps(volumes={})[0]
+
+
+def test_the_decision_of_class_maps_has_its_own_unit(run: Run) -> None:
+    models = [{"file": "fold_0.onnx", "dtype": "uint8"}]
+    about = command.described(run, {"bias": {"sky": 0.5}, "never": []}, models)
+    assert about["decision"]["unit"] == "probability · exp(bias), at the image's own size"
+
+
 def test_what_is_left_out_is_said(split: Run) -> None:
     changes: dict[str, Any] = {"image": {"store": [64, 64]}, "predict": {"tta": "hflip", "overlap": 0.5}}
     tiled = predicted.named(split, "tiled", **changes)
     assert any("Tiles: neighbouring tiles overlap by 50 %" in part for part in command.left_out(tiled))
-    assert any("Test-time augmentation (hflip)" in part for part in command.left_out(tiled))
+    assert any(
+        "(hflip): also predict the image mirrored left to right, undo" in part for part in command.left_out(tiled)
+    )
+    rotated = predicted.named(split, "rotated", predict={"tta": "d4"})
+    assert command.left_out(rotated)[-1].startswith("A graph for images of 64 × 32 pixels")
     assert any("Cut it into tiles of 32 × 64" in step for step in command.preprocessing(tiled))
 
 

@@ -5,13 +5,15 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.core.config.competition import Competition
 from pipeline.core.config.losses import LossSettings
 from pipeline.core.config.places import PlainName, Side
 from pipeline.core.config.raw_layouts import LAYOUTS, load_competition
-from pipeline.core.config.recipe_files import AUTO, on_competition, recipe_file, with_full_competition
+from pipeline.core.config.recipe_files import AUTO, choice_file, on_competition, recipe_file, with_full_competition
 from pipeline.core.config.settings import Settings, merge, override, read_yaml, validate
 from pipeline.core.config.training import ModelSettings, TrainSettings
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import shown
 
 OF_THE_FILE = ("base", "quick", "name")
 """Keys that belong to the recipe as a whole and that `quick` cannot change."""
@@ -299,8 +301,18 @@ def load_recipe(
         )
     data = with_full_competition(data, path)
     _check_of_recipe(data, path)
-    recipe = validate(Recipe, data, f"recipe {path.name}")
+    source = f"recipe {path.name}{_of_changes(name, changes, given)}"
+    recipe = validate(Recipe, data, source)
     # validated without --quick too, so that a mistake in the section is found early
     miniature = override(merge({**data, "takes": None}, recipe.quick), assignments or [])
-    in_miniature = validate(Recipe, miniature, f"recipe {path.name} with --quick")
+    in_miniature = validate(Recipe, miniature, f"{source} with --quick")
     return in_miniature if quick else recipe
+
+
+def _of_changes(name: str, changes: dict[str, Any], competition: Competition | None) -> str:
+    """Returns where the settings that are merged over a recipe come from, for error messages; "" if there are none."""
+    if not changes:
+        return ""
+    if name == AUTO and competition:
+        return f" with {shown(choice_file(competition))} and `baseline` of competition {competition.name}"
+    return f" with `baseline` of competition {changes['name']}"

@@ -85,19 +85,45 @@ def _of_competition(competition: Competition, recipe: str, settings: dict[str, A
     """Returns a recipe's path and the settings over it: the given ones, and over these the competition's `baseline`,
     whose `base` replaces the recipe."""
     baseline = {key: value for key, value in competition.baseline.items() if key != "base"}
-    path = find_yaml(str(competition.baseline.get("base", recipe)), FOLDER, "recipe")
-    sizes = [(values.get("image") or {}).get("size") for values in (baseline, settings)]
+    path = find_yaml(given_base(competition) or recipe, FOLDER, "recipe")
+    sizes = [image_settings(values).get("size") for values in (baseline, settings)]
     if settings and sizes[0] not in (None, sizes[1]):
         settings = _without_size(settings)
     return path, merge(settings, baseline) | {"takes": None}
 
 
+def given_base(competition: Competition) -> str | None:
+    """Returns the recipe that `baseline` of a competition names; None if it names none.
+
+    Raises:
+        PipelineError: there is no such recipe.
+    """
+    base = competition.baseline.get("base")
+    if base is None:
+        return None
+    find_yaml(str(base), FOLDER, "recipe")
+    return str(base)
+
+
+def image_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings under `image` of settings that are not validated yet; {} if there are none."""
+    return _mapping(settings, "image")
+
+
+def _mapping(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Returns the mapping under nested keys; {} if it is missing or anything else than a mapping."""
+    for key in keys:
+        inner = settings.get(key)
+        settings = inner if isinstance(inner, dict) else {}
+    return settings
+
+
 def _without_size(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns chosen settings without those that only suit the chosen image size, because the competition sets another
     size."""
-    image = {key: value for key, value in settings.get("image", {}).items() if key not in ("size", "fit", "position")}
-    quick = {key: value for key, value in settings.get("quick", {}).items() if key != "image"}
-    small = {key: value for key, value in settings.get("quick", {}).get("image", {}).items() if key == "size"}
+    image = {key: value for key, value in _mapping(settings, "image").items() if key not in ("size", "fit", "position")}
+    quick = {key: value for key, value in _mapping(settings, "quick").items() if key != "image"}
+    small = {key: value for key, value in _mapping(settings, "quick", "image").items() if key == "size"}
     return settings | {"image": image | {"store": None}, "quick": quick | {"image": small | {"store": None}}}
 
 
