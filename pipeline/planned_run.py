@@ -112,6 +112,8 @@ def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine", st
         if not resumed and not _plan_main(job, opened, first := _run_first(job, opened)):
             clock.note(rounds=0)
             say(f"  the rest of the time is too short for a better training; the result is {first.name}")
+            driver.run_stage(first, "report", engine=engine)
+            say(_used(clock))
             running.conclude(first, how, time.monotonic() - started, STAGES)
             return
         opened = job.open()
@@ -123,9 +125,16 @@ def _run(recipe: str, options: RunOptions, how: HowOptions, engine: "Engine", st
                 _restore_first(job, opened)
         _carry_out(job, opened)
         opened = job.open()  # without the rounds that were left out
-    say(f"  {exact_duration(clock.used)} of {exact_duration(clock.budget)} used ({clock.used / clock.budget:.0%})")
+    say(_used(clock))
     running.conclude(opened, how, time.monotonic() - started, STAGES)
     _compare_with_first(job, opened)
+
+
+def _used(clock: "Clock") -> str:
+    """Returns the line that says how much of the time is used."""
+    from pipeline.core.console import exact_duration
+
+    return f"  {exact_duration(clock.used)} of {exact_duration(clock.budget)} used ({clock.used / clock.budget:.0%})"
 
 
 def _prepare(opened: "Run", how: HowOptions, engine: "Engine") -> None:
@@ -224,7 +233,8 @@ def told(plan: "Plan", first: "Plan", left: float) -> Iterator[str]:
     for number, one in enumerate(plan.rounds, 1):
         folds = f"fold{'s' * (len(one.folds) > 1)} {', '.join(map(str, one.folds))}"
         seeds = f", seeds {', '.join(map(str, one.seeds))}" if len(one.seeds) > 1 else ""
-        trainings = f"{one.trainings} training{'s' * (one.trainings > 1)} of {exact_duration(one.seconds)}"
+        added = "the other " if one.trainings < len(one.folds) * len(one.seeds) else ""
+        trainings = f"{added}{one.trainings} training{'s' * (one.trainings > 1)} of {exact_duration(one.seconds)}"
         at_once = f", {one.at_once} at a time" if one.at_once > 1 else ""
         yield (
             f"  {number}. {folds}{seeds}: {trainings}{at_once}, {one.passes:.1f} passes over the images (the first "

@@ -84,6 +84,8 @@ class Plan(Part):
     rounds: Annotated[list[Round], Field(min_length=1)]
     costs: Costs
     reasons: list[str]
+    for_all_folds: Positive | None = None
+    """The budget in seconds from which on all folds are planned; None if the folds were chosen."""
 
     def first_rounds(self, count: int) -> "Plan":
         """Returns the plan without the rounds after the first `count`."""

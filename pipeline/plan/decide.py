@@ -25,6 +25,8 @@ HALF_SIZE = 0.5
 """The share of the epochs at half the size, if the recipe says nothing about it and its own training does not fit."""
 LATE = 0.02
 """The share of the budget that is left free, for what cannot be measured before."""
+TTA_SHARE = 0.1
+"""The largest share of the remaining time that test-time augmentation may take; otherwise the training is longer."""
 STAGES_AFTER = ("validate", "tune", "predict", "encode", "evaluate", "report")
 AT_LEAST = {"tune": 4.0, "encode": 1.5, "report": 8.0}
 """Seconds of stages that the first run has not measured."""
@@ -98,10 +100,15 @@ def main_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan | None:
     `recipe` has no settings of a plan, and `costs` holds the stages of the first run.
     """
     complete = _seconds_of_recipe(recipe, facts, costs)
-    available = facts.budget * (1 - LATE) - facts.used - seconds_after(facts, costs, models=1)
+    left, reasons, changes = facts.budget * (1 - LATE) - facts.used, [], {}
+    plain = replace(facts, views=1)
+    more = seconds_after(facts, costs, models=1) - seconds_after(plain, costs, models=1)
+    if more > TTA_SHARE * left and "predict.tta" not in facts.chosen:
+        reasons.append(f"no test-time augmentation, which would take {duration(more)} of it")
+        facts, changes = plain, {"predict.tta": "none"}
+    available = left - seconds_after(facts, costs, models=1)
     if available < max(2 * FIRST_LEAST * facts.budget, FEWEST_STEPS * costs.full):
         return None
-    reasons: list[str] = []
     rounds = _rounds(recipe, facts, costs, available / complete, reasons)
     half_size = recipe.train.half_size
     # a recipe that says 0 itself has a reason, such as borders that are a few pixels wide
@@ -120,13 +127,14 @@ def main_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan | None:
         one.passes = _passes(recipe, facts, one.seconds / step / slower)
     settings = _settings(recipe, facts, epochs, half_size) | {
         "train.folds": rounds[-1].folds, "train.seeds": rounds[-1].seeds,
-    }  # fmt: skip
+    } | changes  # fmt: skip
     if facts.shared and "train.parallel" not in facts.chosen:
         settings["train.parallel"] = max(one.at_once for one in rounds)
     every = validations_for(longest, epochs, facts.held_out * costs.image)
     return Plan(
-        budget=facts.budget, settings=settings, validate_every=every, rounds=rounds, costs=costs, reasons=reasons
-    )
+        budget=facts.budget, settings=settings, validate_every=every, rounds=rounds, costs=costs, reasons=reasons,
+        for_all_folds=_for_all_folds(recipe, facts, costs),
+    )  # fmt: skip
 
 
 def seconds_after(facts: Facts, costs: Costs, models: int) -> float:
@@ -184,6 +192,16 @@ def _rounds(recipe: Recipe, facts: Facts, costs: Costs, count: float, reasons: l
     for one in rounds:
         one.seconds = max(1.0, left / in_turn)
     return rounds
+
+
+def _for_all_folds(recipe: Recipe, facts: Facts, costs: Costs) -> float | None:
+    """Returns the budget in seconds from which on all folds are planned; None if the user or the recipe chose one."""
+    if len(facts.folds) == 1 or "train.folds" in facts.chosen:
+        return None
+    slower = costs.side_by_side if min(len(facts.folds), facts.together) > 1 else 1.0
+    complete = math.ceil(len(facts.folds) / facts.together) * slower * _seconds_of_recipe(recipe, facts, costs)
+    needed = complete + seconds_after(facts, costs, models=1)
+    return max((needed + facts.used) / (1 - LATE), needed / (1 - LATE - FIRST_SHARE))
 
 
 def _seconds_of_recipe(recipe: Recipe, facts: Facts, costs: Costs) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.files import shown
+from pipeline.core.plan import find_plan
 from pipeline.core.run import Run
 from pipeline.masks.metric import Metric
 from pipeline.masks.metrics import metric_of
@@ -100,7 +101,7 @@ def longer(run: Run, epochs: int) -> str:
 
 def with_more_time(run: Run, factor: int, all_folds: bool = False) -> str:
     """Returns the command that plans a run for `factor` times the time of this one, under a new name; with `all_folds`,
-    without the chosen folds."""
+    without the chosen folds and for the time that they need, if the plan knows it."""
     words = list(run.options)
     while all_folds and any(chosen := [word.startswith("train.folds=") for word in words]):
         place = chosen.index(True)
@@ -109,7 +110,10 @@ def with_more_time(run: Run, factor: int, all_folds: bool = False) -> str:
         if option in words:
             place = words.index(option)
             del words[place : place + 2]
-    minutes = math.ceil(factor * (run.budget or 0.0) / 60)
+    seconds = factor * (run.budget or 0.0)
+    if all_folds and (plan := find_plan(run.folder)) and plan.for_all_folds:
+        seconds = 1.05 * plan.for_all_folds  # the next run measures other speeds
+    minutes = math.ceil(seconds / 60)
     return replace(run, options=tuple(words)).command("--time", f"{minutes}m")
 
 

@@ -56,6 +56,28 @@ def test_two_seeds_are_trained_if_both_can_have_a_complete_training(
     assert plan.rounds[-1].seeds == seeds
 
 
+@pytest.mark.parametrize("together", [1, 2, 8])
+def test_the_time_for_all_folds_is_enough_for_them(together: int) -> None:
+    plan = decided(0.5, together=together)
+    assert plan.for_all_folds and len(plan.rounds[-1].folds) == 1
+    for factor, folds in ((1.01, 5), (0.97, 1)):
+        budget = factor * plan.for_all_folds
+        longer = decided(budget / 3600, together=together, used=0.1 * budget)
+        assert len(longer.rounds[-1].folds) == folds
+    assert decided(0.5, folds=(3,)).for_all_folds is None
+    assert decided(0.5, chosen=frozenset({"train.folds"})).for_all_folds is None
+
+
+def test_views_that_would_cost_much_of_the_time_are_left_out() -> None:
+    costs = COSTS.model_copy(update={"stages": {"validate": 60.0, "predict": 100.0}})
+    short, long = decided(0.2, costs=costs), decided(1.0, costs=costs)
+    assert short.settings["predict.tta"] == "none" and "no test-time augmentation" in short.reasons[0]
+    assert "predict.tta" not in long.settings
+    assert "predict.tta" not in decided(0.2, costs=costs, chosen=frozenset({"predict.tta"})).settings
+    # with the views there would be no time for a training
+    assert decided(0.1, costs=costs.model_copy(update={"stages": {"validate": 60.0, "predict": 110.0}}))
+
+
 def test_a_short_time_trains_half_of_the_epochs_at_half_the_size() -> None:
     assert decided(0.2).settings["train.half_size"] == 0.5
     assert decided(1.0).settings["train.half_size"] == 0.0
