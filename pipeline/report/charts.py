@@ -60,16 +60,19 @@ def mask_areas(images: pd.DataFrame, competition: Competition) -> Chart:
 
 
 def image_sizes(images: pd.DataFrame) -> Chart:
-    """Returns a chart of height against width with one point per image size.
+    """Returns a chart of height against width with one point per image size; those of test images are smaller, and lie
+    on those of training images.
 
     Args:
-        images: rows of images.parquet.
+        images: rows of images.parquet and of test_images.parquet.
     """
     series = []
-    for number, (subset, rows) in enumerate(images.groupby("subset", sort=True)):
+    for number, (subset, rows) in enumerate(images.groupby("subset", sort=False)):
         sizes = rows.groupby(["width", "height"]).size().reset_index(name="count")
         ids = [f"{row.width}×{row.height} px: {row.count} images" for row in sizes.itertuples(index=False)]
-        series.append(Series(str(subset), sizes["width"], sizes["height"], "points", number, ids=ids))
+        series.append(
+            Series(str(subset), sizes["width"], sizes["height"], "cloud" if number else "points", number, ids=ids)
+        )
     return Chart("Sizes of the images.", "width, px", "height, px", series, from_zero=True)
 
 
