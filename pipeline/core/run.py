@@ -73,23 +73,21 @@ class Run:
         return shlex.join([*program().split(), "run", *words, *more])
 
     def _words(self, renamed: bool = False) -> list[str]:
-        """Returns the arguments that open this run. A name that a planned run would have, such as <recipe>-45m, is that
-        of a planned run as long as nothing has been trained under it."""
+        """Returns the arguments that open this run, by default without a name if it is `renamed`."""
         recipe = self.recipe.name
-        named = (
-            []
-            if renamed or self.name == recipe
-            else ["--quick"]
-            if self.name == f"{recipe}-quick"
-            else ["--name", self.name]
-        )
-        words = list(self.options or (recipe, *named))
-        time = self.name.removeprefix(f"{recipe}-")
-        new = "--name" in words and time != self.name and is_duration(time)
-        if new and not (self.budget or (self.folder / "recipe.yaml").exists()):
+        own_name = ["--quick"] if self.name == f"{recipe}-quick" else ["--name", self.name]
+        words = list(self.options or (recipe, *([] if renamed or self.name == recipe else own_name)))
+        if self.has_name_of_plan and "--name" in words:
             place = words.index("--name")
-            words[place : place + 2] = ["--time", time]
+            words[place : place + 2] = ["--time", self.name.removeprefix(f"{recipe}-")]
         return words
+
+    @property
+    def has_name_of_plan(self) -> bool:
+        """Whether `--time` would give a new run this name, such as <recipe>-45m, and nothing is trained under it."""
+        time = self.name.removeprefix(f"{self.recipe.name}-")
+        new = self.budget is None and not (self.folder / "recipe.yaml").exists()
+        return new and time != self.name and is_duration(time)
 
     @property
     def is_planned(self) -> bool:
