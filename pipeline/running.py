@@ -49,7 +49,9 @@ def check_name_of_plan(opened: "Run") -> None:
     Raises:
         PipelineError: it does.
     """
-    if opened.has_name_of_plan:
+    from pipeline.core.run_checks import has_name_of_plan
+
+    if has_name_of_plan(opened):
         raise PipelineError(
             f"{opened.name} is the name of a planned run, which is not planned yet: `{opened.command()}` plans and "
             "runs it. Give another --name to a run without a plan."
