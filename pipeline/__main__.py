@@ -97,6 +97,7 @@ def run(
     from pipeline.notebook import ensure_sample
 
     assert opened is not None
+    running.check_name_of_plan(opened)
     chosen, final = running.chosen_stages(opened, first, last)
     where.begin()
     engine = how.open_engine()

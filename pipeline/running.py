@@ -43,6 +43,21 @@ def chosen_stages(opened: "Run", first: str, last: str) -> tuple[tuple[str, ...]
     return chosen, final
 
 
+def check_name_of_plan(opened: "Run") -> None:
+    """Checks that a run without a plan does not take the name of a planned run, which might run at the same time.
+
+    Raises:
+        PipelineError: it does.
+    """
+    from pipeline.core.run_checks import has_name_of_plan
+
+    if has_name_of_plan(opened):
+        raise PipelineError(
+            f"{opened.name} is the name of a planned run, which is not planned yet: `{opened.command()}` plans and "
+            "runs it. Give another --name to a run without a plan."
+        )
+
+
 def run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     """Runs one stage. In a run of external predictions, the stages before it run too."""
     from pipeline import stages
@@ -58,6 +73,8 @@ def run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
                 "instead of --time."
             )
         raise PipelineError(f"{opened.name} is not planned yet: `{opened.command()}` plans and runs it.")
+    if stage == "train":
+        check_name_of_plan(opened)
     engine, started = how.open_engine(), time.perf_counter()
     interruption.work_began()
     events.emit(events.RunStarted(opened.name, opened.competition.name, [stage], shown(opened.folder)))

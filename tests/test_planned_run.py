@@ -215,6 +215,10 @@ def test_a_run_that_has_begun_is_planned_by_its_name_too(short: Tiny, monkeypatc
     new = open_run(recipe, name="small-10m")
     assert new.command("--to", "tune").endswith(f" run {recipe} --time 10m") and new.budget is None
     assert open_run(recipe, name="small-best").command("--to", "tune").endswith("--name small-best --to tune")
+    done = CliRunner().invoke(app, ["run", recipe, "--name", "small-10m"])
+    with pytest.raises(PipelineError, match=r"small-10m is the name of a planned run.* --time 10m` plans and runs it"):
+        running.run_stage(new, "train", HowOptions())
+    assert isinstance(done.exception, PipelineError) and "Give another --name" in str(done.exception)
     write_json(new.clock, {"used": 40.0, "budget": 600.0})
     write_json(new.folder.with_name("small-10m-first") / "plan.json", {})
     seen = []

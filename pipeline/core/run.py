@@ -13,12 +13,11 @@ from pipeline.core.config.recipe import Recipe, load_recipe
 from pipeline.core.config.recipe_files import AUTO, recipe_file
 from pipeline.core.config.settings import assignments_of
 from pipeline.core.config.submission_settings import ENDINGS
-from pipeline.core.deadline import is_duration
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import input_root, read_record, root, shown
 from pipeline.core.moments import Moment
 from pipeline.core.plan import CLOCK, FIRST, PLAN, find_clock, find_plan
-from pipeline.core.run_checks import budget_of, check_budget, check_name, check_plan, check_run
+from pipeline.core.run_checks import budget_of, check_budget, check_name, check_plan, check_run, words_of
 from pipeline.core.version import program
 
 
@@ -67,29 +66,10 @@ class Run:
     def command(self, *more: str) -> str:
         """Returns the command line of this run, with the options `more` added. A planned run is always run as a whole:
         `--from` and `--to` are left out."""
-        words = self._words(renamed="--name" in more)
+        words = words_of(self, renamed="--name" in more)
         if more[:1] in (("--from",), ("--to",)) and (self.budget or "--time" in words):
             more = more[2:]
         return shlex.join([*program().split(), "run", *words, *more])
-
-    def _words(self, renamed: bool = False) -> list[str]:
-        """Returns the arguments that open this run. A name that a planned run would have, such as <recipe>-45m, is that
-        of a planned run as long as nothing has been trained under it."""
-        recipe = self.recipe.name
-        named = (
-            []
-            if renamed or self.name == recipe
-            else ["--quick"]
-            if self.name == f"{recipe}-quick"
-            else ["--name", self.name]
-        )
-        words = list(self.options or (recipe, *named))
-        time = self.name.removeprefix(f"{recipe}-")
-        new = "--name" in words and time != self.name and is_duration(time)
-        if new and not (self.budget or (self.folder / "recipe.yaml").exists()):
-            place = words.index("--name")
-            words[place : place + 2] = ["--time", time]
-        return words
 
     @property
     def is_planned(self) -> bool:

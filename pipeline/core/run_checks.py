@@ -1,4 +1,4 @@
-"""Checks of a run and its options that need no files but those of the run itself."""
+"""Checks of a run and its options that need no files but those of the run itself, and the options that open it."""
 
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,24 @@ def check_budget(name: str, planned: float, given: float | None) -> None:
     """
     if given not in (None, planned):
         raise PipelineError(f"{name} is planned for {planned:g} s, and --time gives {given:g} s. {REMEDY}")
+
+
+def has_name_of_plan(run: "Run") -> bool:
+    """Returns whether `--time` would give a new run this name, such as <recipe>-45m, if nothing is trained under it."""
+    time = run.name.removeprefix(f"{run.recipe.name}-")
+    new = run.budget is None and not (run.folder / "recipe.yaml").exists()
+    return new and time != run.name and deadline.is_duration(time)
+
+
+def words_of(run: "Run", renamed: bool) -> list[str]:
+    """Returns the arguments of the command line that open a run, by default without its name if it is `renamed`."""
+    recipe = run.recipe.name
+    own_name = ["--quick"] if run.name == f"{recipe}-quick" else ["--name", run.name]
+    words = list(run.options or (recipe, *([] if renamed or run.name == recipe else own_name)))
+    if has_name_of_plan(run) and "--name" in words:
+        place = words.index("--name")
+        words[place : place + 2] = ["--time", run.name.removeprefix(f"{recipe}-")]
+    return words
 
 
 def _as_set(value: Any) -> Any:

@@ -68,15 +68,16 @@ def first_plan(recipe: Recipe, facts: Facts, costs: Costs) -> Plan:
     after = seconds_after(alone, costs, models=1)
     half, full = costs.half, costs.full
     least = FEWEST_STEPS * (half + full) / 2 + facts.held_out * costs.image
-    needed = facts.used + least + after
+    submitted = after - AT_LEAST["report"]  # the first run has no report
+    needed = facts.used + least + submitted
     if needed > facts.budget:
         enough = math.ceil(needed * 1.5 / 60)
-        prepared = facts.budget >= least + after
+        prepared = facts.budget >= least + submitted
         again = ", or the same command again, because the data are prepared now" if prepared else ""
         raise PipelineError(
             f"--time {duration(facts.budget)} is too short: on this machine, a first submission takes about "
             f"{duration(needed)} ({duration(facts.used)} so far, {duration(least)} to train {FEWEST_STEPS} steps, and "
-            f"{duration(after)} to tune and to predict {facts.held_out} held-out and {facts.tests} test images). "
+            f"{duration(submitted)} to tune and to predict {facts.held_out} held-out and {facts.tests} test images). "
             f"Give --time {enough}m or more{again}."
         )
     early = FIRST_SHARE * facts.budget - facts.used - after

@@ -117,7 +117,7 @@ def test_the_first_run_ends_after_a_tenth_of_the_time() -> None:
 
 
 def test_a_time_that_is_too_short_is_refused_with_one_that_is_not() -> None:
-    with pytest.raises(PipelineError, match=r"--time 20 s is too short: .* Give --time 2m or more") as caught:
+    with pytest.raises(PipelineError, match=r"--time 20 s is too short: .* Give --time 1m or more") as caught:
         first_plan(RECIPE, replace(FACTS, budget=20.0, used=5.0), COSTS)
     assert "to train 12 steps" in str(caught.value)
     assert main_plan(RECIPE, replace(FACTS, budget=60.0, used=50.0), COSTS) is None
