@@ -114,7 +114,7 @@ def run(
     stages.warn_of_stale(opened, first)
     elsewhere = where.place is not None and "train" in chosen
     if "train" in chosen and not elsewhere:
-        running.check_training(opened, how.force, "decode" in chosen)
+        running.check_training(opened, how.force, "decode" in chosen, "validate" in chosen)
     for stage in chosen:
         deadline.check(stage)
         if stage == "train" and "encode" in chosen:

@@ -113,11 +113,18 @@ def conclude(opened: "Run", how: HowOptions, seconds: float, chosen: tuple[str, 
     events.emit(events.RunFinished(opened.name, round(seconds, 3)))
 
 
-def check_training(opened: "Run", force: bool, decodes: bool) -> None:
-    """Checks, before anything runs, whether training could start: changed settings, missing pretrained weights.
+def check_training(opened: "Run", force: bool, decodes: bool, predicts: bool = True) -> None:
+    """Checks, before anything runs, whether training could start: changed settings, missing pretrained weights; and
+    whether its networks could then predict.
+
+    Args:
+        opened: the run.
+        force: whether finished training is overwritten.
+        decodes: whether the raw files are read first.
+        predicts: whether the networks predict on this machine after training.
 
     Raises:
-        PipelineError: training would stop. If raw files are missing too, the message names them first.
+        PipelineError: training or prediction would stop. If raw files are missing too, the message names them first.
     """
     from pipeline.core import driver
     from pipeline.decode.stage import raw_fault
@@ -133,11 +140,19 @@ def check_training(opened: "Run", force: bool, decodes: bool) -> None:
         if opened.competition.metric_file:
             published.load(opened.competition)
         preflight(opened)
+        if predicts and opened.recipe.trains and opened.recipe.predict.backend == "openvino":
+            _require_openvino(opened)
     except PipelineError as error:
         raw = raw_fault(opened) if decodes and driver.unfinished(opened, "decode") else ""
         if not raw:
             raise
         raise PipelineError(f"{raw}\nAlso: {error}") from error
+
+
+def _require_openvino(opened: "Run") -> None:
+    from pipeline.networks import device, openvino_network
+
+    openvino_network.require(device.detect(opened.recipe.train.precision))
 
 
 def check_submission(opened: "Run") -> None:

@@ -81,9 +81,10 @@ def _chosen(encoder: Module, settings: ModelSettings, image: Tensor) -> list[Par
     stages = stages_of(encoder, image)
     count = 1 if settings.freeze == "stem" else int(settings.freeze) + 1
     if count > len(stages):
+        last = len(stages) - 1
         raise PipelineError(
-            f"model.freeze is {settings.freeze}, but encoder {settings.encoder} has a stem and {len(stages) - 1} "
-            f"stages: expected none, stem, a number from 1 to {len(stages) - 1}, or all."
+            f"model.freeze is {settings.freeze}, but encoder {settings.encoder} has a stem and {last} "
+            f"stage{'s' * (last != 1)}: expected none, stem, a number from 1 to {last}, or all."
         )
     return [parameter for stage in stages[:count] for parameter in stage]
 

@@ -25,6 +25,21 @@ CLOSE = {"32-true": 1e-3, "bf16-mixed": 0.15}
 pixels by up to 0.05, in torch and in OpenVINO."""
 
 
+def require(compute: Compute) -> None:
+    """Checks that OpenVINO can predict on this machine.
+
+    Raises:
+        PipelineError: OpenVINO is not installed, or the device is not a CPU.
+    """
+    if compute.accelerator != "cpu":
+        raise PipelineError(
+            f"predict.backend is openvino, which is for CPUs, but this machine predicts on {compute.accelerator}: "
+            f"{TORCH}."
+        )
+    if importlib.util.find_spec("openvino") is None:
+        raise PipelineError(f"predict.backend is openvino, but OpenVINO is not installed: {INSTALL}, or {TORCH}.")
+
+
 class OpenvinoNetwork(Module):
     """Runs a network with OpenVINO, in the number format that torch would use.
 
@@ -35,16 +50,10 @@ class OpenvinoNetwork(Module):
         """Takes a network from raw pixels to an Output.
 
         Raises:
-            PipelineError: OpenVINO is not installed, or the device is not a CPU.
+            PipelineError: as `require`.
         """
         super().__init__()
-        if compute.accelerator != "cpu":
-            raise PipelineError(
-                f"predict.backend is openvino, which is for CPUs, but this machine predicts on {compute.accelerator}: "
-                f"{TORCH}."
-            )
-        if importlib.util.find_spec("openvino") is None:
-            raise PipelineError(f"predict.backend is openvino, but OpenVINO is not installed: {INSTALL}, or {TORCH}.")
+        require(compute)
         self.network, self.compute = network.eval(), compute
         self.requests: dict[tuple[torch.dtype, torch.Size], Any] = {}
         """A request for each dtype and size (C, H, W) of the images."""

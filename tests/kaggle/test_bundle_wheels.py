@@ -137,6 +137,7 @@ def test_a_wheel_that_does_not_go_with_the_image_is_named(tmp_path: Path) -> Non
             "Requires-Dist: other",
             "Requires-Dist: torch>=99",
             "Requires-Dist: kaggle",
+            "Requires-Dist: openvino-telemetry",  # never used
         ]
         archive.writestr("one-1.0.dist-info/METADATA", "\n".join(["Name: one", *lines]))
     assert wheels.conflicts(path, THERE, {}) == [

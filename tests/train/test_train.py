@@ -568,6 +568,16 @@ def test_missing_raw_files_and_weights_are_reported_at_once(tiny: Tiny) -> None:
     assert besides == f"Also: {weights}"
 
 
+def test_a_missing_library_for_prediction_is_reported_before_training(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(str(tiny.recipe_path), assignments=["predict.backend=openvino"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PipelineError, match="OpenVINO is not installed: pip install 'openvino"):
+        check_training(run, force=False, decodes=False)
+    check_training(run, force=False, decodes=False, predicts=False)  # trained here, predicted elsewhere
+
+
 def test_a_run_that_starts_from_another_normalises_as_that_one_did(tmp_path: Path) -> None:
     path = tmp_path / "best.safetensors"
 

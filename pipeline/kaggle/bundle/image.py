@@ -22,6 +22,8 @@ PYTHON = "3.12"
 OWN = "segmentation-pipeline"
 OF_TRAINING = {"lightning", "scikit-learn", "tensorboard", "matplotlib", "jinja2", "albumentations"}
 """Requirements that prediction does not need; albumentations is needed if a recipe sets image.preprocess."""
+OPTIONAL = {"openvino-telemetry"}
+"""Requirements of bundled packages that are never used: networks/openvino_network.py imports OpenVINO without it."""
 SAME_MODULE = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python")}
 TORCH = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
 """torch and packages that are built for one version of it: never part of a bundle."""

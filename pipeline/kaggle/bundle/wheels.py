@@ -20,7 +20,7 @@ from packaging.version import Version
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import PACKAGE, repository, shown
 from pipeline.core.version import VERSION
-from pipeline.kaggle.bundle.image import OWN, TORCH, Package
+from pipeline.kaggle.bundle.image import OPTIONAL, OWN, TORCH, Package
 
 PLATFORMS = tuple(f"manylinux_2_{number}_x86_64" for number in range(35, 16, -1)) + ("manylinux2014_x86_64",)
 """Platform tags of Kaggle's image (Ubuntu 22.04 on x86-64), the newest first."""
@@ -263,7 +263,11 @@ def conflicts(path: Path, available: Mapping[str, str | None], wheels: Mapping[s
     texts = []
     for requirement in map(Requirement, lines):
         name = str(canonicalize_name(requirement.name))
-        if TORCH.fullmatch(name) or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+        if (
+            name in OPTIONAL
+            or TORCH.fullmatch(name)
+            or (requirement.marker and not requirement.marker.evaluate({"extra": ""}))
+        ):
             continue
         number = wheels.get(name) or available.get(name)
         if number is None and name not in available:
