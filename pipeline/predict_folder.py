@@ -30,6 +30,7 @@ from pipeline.core.files import new_array, require_space, shown, writing
 from pipeline.core.other_runs import runs_of
 from pipeline.core.results import read_tuned
 from pipeline.core.run import Member, Run
+from pipeline.core.run_checks import to_finish
 from pipeline.decode import table
 from pipeline.decode.readers.files import SUFFIXES, natural, read_image
 from pipeline.decode.readers.names import find_images
@@ -84,7 +85,7 @@ def predict_folder(run: Run, folder: Path, target: Path | None = None, masks: Ma
     if target.exists():
         raise PipelineError(f"{target} exists already; give another path with --to.")
     if not run.postprocess.exists():
-        raise PipelineError(f"{shown(run.postprocess)} does not exist; finish the run first: {run.command()}.")
+        raise PipelineError(f"{shown(run.postprocess)} does not exist; {to_finish(run)}.")
     if not run.competition.images_are_files:
         raise PipelineError(
             f"{folder}: only images that are one file each can be predicted from a folder. The images of competition "

@@ -63,16 +63,11 @@ def run_stage(opened: "Run", stage: str, how: HowOptions) -> None:
     from pipeline import stages
     from pipeline.core import driver, events
     from pipeline.core.files import shown
-    from pipeline.core.plan import FIRST, find_clock
+    from pipeline.core.run_checks import to_finish
 
     stages.require_test_set(opened, stage)
     if opened.budget and not opened.plan.exists():
-        if (clock := find_clock(opened.folder)) and clock.rounds == 0:
-            raise PipelineError(
-                f"the time of {opened.name} was only enough for its first run: give --name {opened.name}{FIRST} "
-                "instead of --time."
-            )
-        raise PipelineError(f"{opened.name} is not planned yet: `{opened.command()}` plans and runs it.")
+        raise PipelineError(f"{opened.name} has no plan; {to_finish(opened)}.")
     if stage == "train":
         check_name_of_plan(opened)
     engine, started = how.open_engine(), time.perf_counter()

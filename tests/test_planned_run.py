@@ -227,7 +227,7 @@ def test_a_run_that_has_begun_is_planned_by_its_name_too(short: Tiny, monkeypatc
     assert done.exit_code == 0 and [one.time for one in seen] == ["10m"]
     with pytest.raises(PipelineError, match="small-10m is planned for 600 s, and --time gives 1200 s"):
         open_run(recipe, name="small-10m", time="20m")
-    with pytest.raises(PipelineError, match=r"small-10m is not planned yet: .* --name small-10m` plans and runs it"):
+    with pytest.raises(PipelineError, match=r"small-10m has no plan; finish the run first: .* --name small-10m"):
         running.run_stage(open_run(recipe, name="small-10m"), "tune", HowOptions())
     write_json(new.clock, {"used": 40.0, "budget": 600.0, "rounds": 0})
     with pytest.raises(PipelineError, match=r"only enough for its first run: give --name small-10m-first instead of"):

@@ -8,7 +8,7 @@ from pipeline.core.config.places import name_fault
 from pipeline.core.config.raw_layouts import RleCsv
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_record, shown
-from pipeline.core.plan import FIRST, PLANNED, Plan
+from pipeline.core.plan import FIRST, PLANNED, Plan, find_clock
 
 if TYPE_CHECKING:
     from pipeline.core.config.recipe import Recipe
@@ -78,6 +78,14 @@ def check_plan(
         asked, planned = (reduce(getattr, key.split("."), recipe) for recipe in recipes)
         if asked is not None and _as_set(asked) != _as_set(planned):
             raise PipelineError(f"{name} is planned with {key}={planned}, and this command sets {asked}. {REMEDY}")
+
+
+def to_finish(run: "Run") -> str:
+    """Returns what to do about results that a run does not have yet."""
+    clock = find_clock(run.folder)
+    if clock and clock.rounds == 0:
+        return f"the time was only enough for its first run: give --name {run.name}{FIRST} instead of --time"
+    return f"finish the run first: {run.command()}"
 
 
 def check_budget(name: str, planned: float, given: float | None) -> None:

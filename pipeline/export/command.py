@@ -20,6 +20,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import remove, require_space, shown, write_json, writing
 from pipeline.core.results import read_tuned
 from pipeline.core.run import Member, Run
+from pipeline.core.run_checks import to_finish
 from pipeline.core.trainings import Weights, read_training
 from pipeline.core.version import VERSION
 from pipeline.predictions import kept_views
@@ -54,7 +55,7 @@ def export(run: Run, target: Path | None = None) -> Path:
     weights = [(member, path) for member in members for path in run.weights(member)]
     result = read_tuned(run)
     if missing := next((path for _, path in weights if not path.exists()), None):
-        raise PipelineError(f"{shown(missing)} does not exist; finish the run first: {run.command()}.")
+        raise PipelineError(f"{shown(missing)} does not exist; {to_finish(run)}.")
     require_space(target.parent, sum(path.stat().st_size for _, path in weights), "the ONNX files", "network")
     with writing(target) as folder:
         remove(folder)  # of an interrupted attempt
@@ -81,7 +82,7 @@ def _check(run: Run, target: Path) -> None:
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise PipelineError(f"export needs {', '.join(missing)}: {INSTALL}.")
     if not run.postprocess.exists():
-        raise PipelineError(f"{shown(run.postprocess)} does not exist; finish the run first: {run.command()}.")
+        raise PipelineError(f"{shown(run.postprocess)} does not exist; {to_finish(run)}.")
 
 
 def _write_models(run: Run, weights: list[tuple[Member, Path]], folder: Path) -> list[dict[str, Any]]:
