@@ -162,7 +162,7 @@ def test_parts_of_a_run_are_not_planned(short: Tiny) -> None:
         done.returncode == 2 and "--time plans a whole run on this machine: leave --from and --to out." in done.stderr
     )
     done = short.cli("tune", short.recipe_path, "--time", "10m")
-    assert done.returncode == 2 and "small-10m is not planned yet: `python -m pipeline run" in done.stderr
+    assert done.returncode == 2 and "small-10m has no plan; finish the run first: python -m pipeline run" in done.stderr
 
 
 def test_a_later_round_without_time_is_left_out(
