@@ -163,7 +163,6 @@ def predict(
         return
     from pipeline.predict_folder import predict_folder
 
-    interruption.work_began()
     predict_folder(options.open(recipe), images, target, "png" if masks == "png" else "csv")
 
 
@@ -230,7 +229,6 @@ def export(
     from pipeline.export.command import lines
 
     opened = options.open(recipe)
-    interruption.work_began()
     for line in lines(opened, write(opened, target)):
         typer.echo(line)
 

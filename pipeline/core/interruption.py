@@ -39,7 +39,7 @@ class Interrupted(SystemExit):
 
 
 def work_began() -> None:
-    """Notes that work has started, so that the message of an interruption says how to continue."""
+    """Notes that work has started which the same command would continue, so that an interruption says so."""
     global _work_began
     _work_began = True
 

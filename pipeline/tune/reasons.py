@@ -230,7 +230,7 @@ def _untuned(findings: Findings) -> list[Reason]:
         return []
     known = procedure.get("gain") is not None and procedure.get("standard_error") is not None
     figures = f" ({procedure['gain']:+.4f} ± {procedure['standard_error']:.4f})" if known else ""
-    why = f"tuning gained no more than noise on images that were not used for tuning{figures}"
+    why = f"all steps together gained no more than noise on images that were not used for tuning{figures}"
     if findings.result.get("steps") == []:
         why = "none of tune.steps can be tried on these predictions"
     return [Reason("note", "untuned ships", f"The untuned rule is used: {why}.")]
