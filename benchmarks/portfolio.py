@@ -255,7 +255,7 @@ def measured(recipe: str, name: str, root: Path, fingerprint: Fingerprint, minut
     record = read_json(root / "submissions" / f"{run_name}.json")
     trainings = [read_json(path) for path in sorted((root / "work").glob(f"*/{run_name}/fold_*/fold.json"))]
     result = record["postprocess"]
-    low, high = result["nested_interval_95"]
+    low, high = result["nested_interval_95"] or ("", "")  # a single group has no interval
     size = settings["image"]["size"]
     row = {
         "recipe": recipe, "data_set": name, "minutes": minutes, "metric": fingerprint.metric,
@@ -320,7 +320,8 @@ def table(results: pd.DataFrame) -> str:
     for row in results.sort_values(["data_set", "minutes", "nested"], ascending=[True, True, False]).itertuples():
         ratio = float(row.images_per_second) / float(row.notebook_images_per_second)
         name = f"**{row.recipe}**" if row.recipe == row.auto else str(row.recipe)
-        cells = [row.data_set, row.minutes, name, row.metric, f"{row.nested:.4f} [{row.low:.4f}, {row.high:.4f}]"]
+        interval = "" if row.low == "" else f" [{float(row.low):.4f}, {float(row.high):.4f}]"
+        cells = [row.data_set, row.minutes, name, row.metric, f"{row.nested:.4f}{interval}"]
         test = "" if row.test == "" else f"{float(row.test):.4f}"
         lines.append(_line([*cells, test, f"{row.images_per_second:.1f}", f"{ratio:.1f}", row.cpu, row.date]))
     return "\n".join([*lines, "", "Bold: the recipe that `auto` takes."])
