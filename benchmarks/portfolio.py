@@ -344,7 +344,7 @@ def leave_one_out(results: pd.DataFrame) -> str:
         difference = score - float(best["nested"])
         cells = [name, minutes, taken, f"{score:.4f}", best["recipe"], f"{best['nested']:.4f}", f"{difference:+.4f}"]
         alone = len(rows) == 1
-        lines.append(_line([*cells, "only recipe" if alone else "yes" if difference >= -NEAR else "no"]))
+        lines.append(_line([*cells, "only recipe" if alone else "yes" if round(difference, 4) >= -NEAR else "no"]))
     return "\n".join(lines)
 
 
