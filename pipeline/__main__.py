@@ -81,30 +81,24 @@ def run(
     if opened and opened.budget and opened.is_planned and whole:
         options = options.of_time(opened.budget)
     if options.time:
-        if (first, last) != (STAGES[0], STAGES[-1]) or where.place or where.limit:
+        if not whole:
             other = "--on" if where.place else "--stop-after" if where.limit else "--from and --to"
             raise PipelineError(f"--time plans a whole run on this machine: leave {other} out.")
         from pipeline import planned_run
 
         planned_run.run_in_time(recipe, options, how)
         return
-    from rich.markup import escape
-
     from pipeline import stages
-    from pipeline.core import driver, events
-    from pipeline.core.console import console, say
-    from pipeline.core.files import shown
+    from pipeline.core import driver
+    from pipeline.core.console import say
     from pipeline.notebook import ensure_sample
 
     assert opened is not None
     running.check_name_of_plan(opened)
     chosen, final = running.chosen_stages(opened, first, last)
     where.begin()
-    engine = how.open_engine()
-    started = time.perf_counter()
-    place = shown(opened.folder)
-    console.print(f"[bold]{escape(opened.name)}[/bold]: {' → '.join(chosen)}; artefacts in {escape(place)}/")
-    events.emit(events.RunStarted(opened.name, opened.competition.name, list(chosen), place))
+    engine, started = how.open_engine(), time.perf_counter()
+    running.announce(opened, " → ".join(chosen), chosen)
     if opened.recipe.takes and "train" in chosen:
         say(f"  time: {opened.recipe.takes} (measured for the whole recipe)")
     ensure_sample(opened)
@@ -225,11 +219,10 @@ def export(
     """Write the models of a finished run as ONNX files, for use outside this project."""
     if file_format != "onnx":
         raise PipelineError(f"--format {file_format}: expected onnx.")
-    from pipeline.export.command import export as write
-    from pipeline.export.command import lines
+    from pipeline.export import command
 
     opened = options.open(recipe)
-    for line in lines(opened, write(opened, target)):
+    for line in command.lines(opened, command.export(opened, target)):
         typer.echo(line)
 
 

@@ -61,11 +61,6 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
     Raises:
         PipelineError: the time is too short for any submission, or an option or the data is invalid.
     """
-    from rich.markup import escape
-
-    from pipeline.core import events
-    from pipeline.core.console import console
-    from pipeline.core.files import shown
     from pipeline.core.lock import exclusive_lock
     from pipeline.notebook import ensure_sample
     from pipeline.plan.checks import check_chosen
@@ -78,9 +73,7 @@ def run_in_time(recipe: str, options: RunOptions, how: HowOptions) -> None:
         raise PipelineError(f"--time plans a training, and {opened.name} does not train: leave the option out.")
     check_chosen(opened, options.changed)
     engine = how.open_engine()
-    place = shown(opened.folder)
-    console.print(f"[bold]{escape(opened.name)}[/bold]: planned for {options.time}; artefacts in {escape(place)}/")
-    events.emit(events.RunStarted(opened.name, opened.competition.name, list(STAGES), place))
+    running.announce(opened, f"planned for {options.time}", STAGES)
     ensure_sample(opened)
     interruption.work_began()
     ready = time.monotonic()

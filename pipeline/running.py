@@ -4,6 +4,7 @@ Heavy packages are imported inside the functions that need them, because the com
 """
 
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import typer
@@ -41,6 +42,25 @@ def chosen_stages(opened: "Run", first: str, last: str) -> tuple[tuple[str, ...]
     if not chosen:
         raise PipelineError(f"--from {first} comes after --to {final}; the order is {', '.join(STAGES)}.")
     return chosen, final
+
+
+def announce(opened: "Run", what: str, chosen: Collection[str]) -> None:
+    """Prints what a run is about to do and where its artefacts are, and emits the event of its start.
+
+    Args:
+        opened: the run.
+        what: the text that is printed after its name.
+        chosen: the names of the stages.
+    """
+    from rich.markup import escape
+
+    from pipeline.core import events
+    from pipeline.core.console import console
+    from pipeline.core.files import shown
+
+    place = shown(opened.folder)
+    console.print(f"[bold]{escape(opened.name)}[/bold]: {escape(what)}; artefacts in {escape(place)}/")
+    events.emit(events.RunStarted(opened.name, opened.competition.name, list(chosen), place))
 
 
 def check_name_of_plan(opened: "Run") -> None:

@@ -69,14 +69,14 @@ def plan_lines(run: Run) -> Iterator[str]:
     first = replace(run, name=run.name + FIRST)
     if first.submission.exists() and not run.submission.exists():
         yield f"submission so far: {files.shown(first.submission)}, of the run {first.name}"
-    if clock.rounds == 0:
+    if clock.only_first:
         yield f"the rest of the time was too short for a better training; the result is {first.name}"
 
 
 def next_command(run: Run) -> str:
     """Returns the command that continues a run; for a planned run whose time is over, the one that plans more time."""
     clock = if_sound(find_clock, run.folder)
-    if run.budget is None or clock is None or clock.rounds != 0:
+    if run.budget is None or clock is None or not clock.only_first:
         return run.command()
     from pipeline.tune.findings import with_more_time
 

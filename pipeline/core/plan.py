@@ -126,6 +126,11 @@ class Clock(Part):
     """The number of rounds that are carried out, because the time was too short for the later ones. 0: not even the
     first one, so that the first run is the result; None: all."""
 
+    @property
+    def only_first(self) -> bool:
+        """Whether the time was only enough for the first run."""
+        return self.rounds == 0
+
 
 def find_clock(folder: Path) -> Clock | None:
     """Returns the clock in the folder of a run; None if the run is not planned, or has not begun.

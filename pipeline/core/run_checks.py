@@ -83,7 +83,7 @@ def check_plan(
 def to_finish(run: "Run") -> str:
     """Returns what to do about results that a run does not have yet."""
     clock = find_clock(run.folder)
-    if clock and clock.rounds == 0:
+    if clock and clock.only_first:
         return f"the time was only enough for its first run: give --name {run.name}{FIRST} instead of --time"
     return f"finish the run first: {run.command()}"
 

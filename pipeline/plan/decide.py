@@ -159,8 +159,7 @@ def _rounds(recipe: Recipe, facts: Facts, costs: Costs, count: float, reasons: l
     """Returns the rounds of trainings that fit into the time, which is `count` times that of a complete training."""
 
     def fits(models: int) -> bool:
-        slower = costs.side_by_side if min(models, facts.together) > 1 else 1.0
-        return math.ceil(models / facts.together) * slower <= count
+        return _in_turn(models, facts, costs) <= count
 
     folds, seeds = list(facts.folds), list(recipe.train.seeds)
     fixed = {"train.folds", "train.seeds"} & facts.chosen
@@ -195,12 +194,17 @@ def _rounds(recipe: Recipe, facts: Facts, costs: Costs, count: float, reasons: l
     return rounds
 
 
+def _in_turn(models: int, facts: Facts, costs: Costs) -> float:
+    """Returns how many times as long as one training the trainings of a number of models take."""
+    slower = costs.side_by_side if min(models, facts.together) > 1 else 1.0
+    return math.ceil(models / facts.together) * slower
+
+
 def _for_all_folds(recipe: Recipe, facts: Facts, costs: Costs) -> float | None:
     """Returns the budget in seconds from which on all folds are planned; None if the user or the recipe chose one."""
     if len(facts.folds) == 1 or "train.folds" in facts.chosen:
         return None
-    slower = costs.side_by_side if min(len(facts.folds), facts.together) > 1 else 1.0
-    complete = math.ceil(len(facts.folds) / facts.together) * slower * _seconds_of_recipe(recipe, facts, costs)
+    complete = _in_turn(len(facts.folds), facts, costs) * _seconds_of_recipe(recipe, facts, costs)
     needed = complete + seconds_after(facts, costs, models=1)
     return max((needed + facts.used) / (1 - LATE), needed / (1 - LATE - FIRST_SHARE))
 

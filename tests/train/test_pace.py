@@ -109,7 +109,7 @@ class SlowClock:
     perf_counter = monotonic
 
     def time(self) -> float:
-        return time.time() - 1e6  # somebody has set the clock of the machine
+        return time.time() - 1e6  # the clock of the machine was set back
 
 
 def test_a_training_ends_when_its_time_ends(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
